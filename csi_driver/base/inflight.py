@@ -1,0 +1,128 @@
+"""Calls in flight: equal calls join, different calls on a busy object are refused.
+
+Used by ``controller`` (work on a backend's pool) and ``node`` (work on a volume).
+CSI allows the same call to arrive twice at once and asks for ABORTED while
+another operation is pending on an object.  One table holds, for each object key,
+the running call: an equal one gets the same future, so the work is done once and
+outlives the RPC that started it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from csi_driver.base.errors import OperationInProgress, ShuttingDown
+
+T = TypeVar("T")
+
+
+@dataclass
+class Running:
+    """One call in flight.  ``step`` is told by the work itself as it proceeds."""
+
+    kind: str
+    fingerprint: Hashable
+    since: float
+    future: Future[Any] = field(default_factory=Future)
+    step: str = "queued"
+
+    def at(self, step: str) -> None:
+        """Say which step the work has reached, for people who wait for it."""
+        self.step = step
+
+    def describe(self, now: float) -> str:
+        """One sentence: what runs, since when, in which process, at which step."""
+        started = datetime.datetime.fromtimestamp(self.since, datetime.UTC)
+        return (
+            f"{self.kind} runs since {started:%Y-%m-%dT%H:%M:%SZ} ({now - self.since:.1f} s)"
+            f" in process {os.getpid()}, at step {self.step!r}"
+        )
+
+
+class InFlight:
+    """The table of running calls, by object key.
+
+    ``_lock`` protects ``_running`` and ``_closed`` and is never held while work
+    runs or a future is completed.
+
+    :param clock: seconds since the epoch; injected so that tests need not wait.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._running: dict[str, Running] = {}
+        self._closed = False
+
+    def start(
+        self,
+        key: str,
+        kind: str,
+        fingerprint: Hashable,
+        work: Callable[[Running], T],
+        executor: Executor,
+    ) -> Future[T]:
+        """Run ``work`` on ``executor``, or join the equal call that runs already.
+
+        :param key: the object; one call at a time works on it.
+        :param fingerprint: calls with the same kind and fingerprint are equal.
+        :raises OperationInProgress: a different call runs on the object.
+        :raises ShuttingDown: the table is closed and no equal call runs.
+        """
+        with self._lock:
+            current = self._running.get(key)
+            if current is not None:
+                if (current.kind, current.fingerprint) == (kind, fingerprint):
+                    return current.future
+                raise OperationInProgress(f"{key} is busy: {current.describe(self._clock())}")
+            if self._closed:
+                raise ShuttingDown(f"{kind} of {key} was not started")
+            running = Running(kind, fingerprint, self._clock())
+            # A caller that gives up must not cancel the work that others wait for.
+            running.future.set_running_or_notify_cancel()
+            self._running[key] = running
+        try:
+            executor.submit(self._run, key, running, work)
+        except BaseException as error:
+            self._finish(key, running)
+            running.future.set_exception(error)
+        return running.future
+
+    def _run(self, key: str, running: Running, work: Callable[[Running], Any]) -> None:
+        running.at("started")
+        try:
+            result = work(running)
+        except BaseException as error:  # every outcome belongs to the callers who wait
+            self._finish(key, running)
+            running.future.set_exception(error)
+        else:
+            self._finish(key, running)
+            running.future.set_result(result)
+
+    def _finish(self, key: str, running: Running) -> None:
+        with self._lock:
+            if self._running.get(key) is running:
+                del self._running[key]
+            self._lock.notify_all()
+
+    def describe(self) -> list[str]:
+        """One sentence per running call, for logs and for the drain."""
+        now = self._clock()
+        with self._lock:
+            return [f"{key}: {running.describe(now)}" for key, running in self._running.items()]
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Refuse new work and wait for the running; False when some still runs.
+
+        :param timeout: seconds to wait; None waits for ever.
+        """
+        with self._lock:
+            self._closed = True
+            return self._lock.wait_for(lambda: not self._running, timeout)

@@ -1,0 +1,1 @@
+"""The object layer: Backend, Volume, Snapshot, Connection over any Cinder driver."""

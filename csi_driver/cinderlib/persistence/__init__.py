@@ -1,0 +1,1 @@
+"""Record stores behind one interface: memory and database."""

@@ -1,0 +1,178 @@
+"""The records that every store keeps: what was asked, what the driver returned, how far it got.
+
+Written by ``controller`` and by the object layer, read by both; a store only
+keeps them.  Records are frozen: a change is a new record with the same ``id``,
+and the store refuses it when the ``version`` is not the stored one.
+``id`` is ours (for the CSI services: the CSI id); ``cinder_id`` is what the
+driver sees, another one for every attempt on a backend.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import msgspec
+
+from csi_driver.base.values import Formatting
+
+
+class Phase(StrEnum):
+    """Where in its life the object is."""
+
+    CREATING = "creating"
+    AVAILABLE = "available"
+    DELETING = "deleting"
+    ERROR = "error"
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """The operation in progress on an object.
+
+    ``since`` is seconds since the epoch; ``owner`` names host and process.
+    """
+
+    kind: str
+    step: str
+    since: float
+    owner: str
+    attempts: int = 1
+    last_error: str = ""
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """What a volume was made from: ``kind`` is "volume" or "snapshot"."""
+
+    kind: str
+    id: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the records.  ``version`` 0 is a record that no store has yet."""
+
+    KIND: ClassVar[str] = ""
+    INDEXED: ClassVar[tuple[str, ...]] = ()
+
+    id: str
+    version: int = 0
+
+
+class VolumeRecord(Record, frozen=True, kw_only=True):
+    """A volume.
+
+    ``request`` is what the caller asked, normalised, to recognise an equal call.
+    ``provider`` holds the fields that the driver returned (provider_location,
+    provider_id, provider_auth, replication_status, ...).  ``suspects`` are the
+    Cinder ids of earlier attempts whose outcome is unknown.
+    """
+
+    KIND: ClassVar[str] = "volume"
+    INDEXED: ClassVar[tuple[str, ...]] = ("name", "backend", "cinder_id", "phase")
+
+    name: str
+    backend: str
+    phase: Phase
+    size_gib: int
+    cinder_id: str
+    created_at: float
+    pool: str = ""
+    incarnation: int = 1
+    description: str = ""
+    source: Source | None = None
+    request: dict[str, Any] = {}
+    provider: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    admin_metadata: dict[str, str] = {}
+    extra_specs: dict[str, str] = {}
+    qos_specs: dict[str, str] = {}
+    multiattach: bool = False
+    availability_zone: str = ""
+    bootable: bool = False
+    formatting: Formatting = Formatting()
+    identity: str = ""
+    operation: Operation | None = None
+    suspects: tuple[str, ...] = ()
+
+
+class SnapshotRecord(Record, frozen=True, kw_only=True):
+    """A snapshot; ``size_gib`` and ``formatting`` are the volume's at the cut."""
+
+    KIND: ClassVar[str] = "snapshot"
+    INDEXED: ClassVar[tuple[str, ...]] = ("name", "volume_id", "backend", "cinder_id", "phase")
+
+    name: str
+    volume_id: str
+    backend: str
+    phase: Phase
+    size_gib: int
+    cinder_id: str
+    created_at: float
+    incarnation: int = 1
+    description: str = ""
+    request: dict[str, Any] = {}
+    provider: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    formatting: Formatting = Formatting()
+    operation: Operation | None = None
+    suspects: tuple[str, ...] = ()
+
+
+class ConnectionRecord(Record, frozen=True, kw_only=True):
+    """A volume made accessible to one host (for CSI: published to a node).
+
+    ``connection_info`` is what ``initialize_connection`` returned, completed as
+    Cinder's manager does.  ``publish_context`` is the sealed answer, kept so that
+    a retry answers the same bytes.  ``attach_info`` is set for a local attachment.
+    """
+
+    KIND: ClassVar[str] = "connection"
+    INDEXED: ClassVar[tuple[str, ...]] = ("volume_id", "node_id", "backend", "phase")
+
+    volume_id: str
+    backend: str
+    phase: Phase
+    cinder_id: str
+    created_at: float
+    node_id: str = ""
+    attach_mode: str = "rw"
+    connector: dict[str, Any] = {}
+    connection_info: dict[str, Any] = {}
+    attach_info: dict[str, Any] = {}
+    request: dict[str, Any] = {}
+    publish_context: dict[str, str] = {}
+    attached_host: str = ""
+    mountpoint: str = ""
+    instance_uuid: str = ""
+    operation: Operation | None = None
+
+
+class TombstoneRecord(Record, frozen=True, kw_only=True):
+    """How often a CSI name was used: ``id`` is derived from kind and name.
+
+    ``incarnation`` is the last one that was deleted; the next one is one more.
+    """
+
+    KIND: ClassVar[str] = "tombstone"
+
+    incarnation: int
+
+
+class KeyValueRecord(Record, frozen=True, kw_only=True):
+    """A free entry: ``id`` is the key."""
+
+    KIND: ClassVar[str] = "key_value"
+
+    value: Any
+
+
+RECORD_TYPES: tuple[type[Record], ...] = (
+    VolumeRecord,
+    SnapshotRecord,
+    ConnectionRecord,
+    TombstoneRecord,
+    KeyValueRecord,
+)
+"""Every record type, for stores that prepare a place for each."""

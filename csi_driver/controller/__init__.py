@@ -1,0 +1,1 @@
+"""What a controller does: use cases on volumes, snapshots and attachments."""

@@ -1,0 +1,1 @@
+"""Cinder volume drivers of our own: file, the embedded default."""

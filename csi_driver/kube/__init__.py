@@ -1,0 +1,1 @@
+"""The one door to the Kubernetes API; empty until records live in a cluster."""

@@ -1,0 +1,1 @@
+"""What a node does with a device: filesystems, mounts, its own state, the NodeLedger port."""
