@@ -1,0 +1,160 @@
+"""The tables of the database store, and what is checked and made when it is opened.
+
+Used by ``database`` only; importing this imports SQLAlchemy.
+
+A table per record kind: the record as JSON, and beside it the columns that it is
+found by.  ``meta`` holds the schema version, the installation id, and the last
+version that was given to a record.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Delete,
+    Index,
+    Insert,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Text,
+    Update,
+    bindparam,
+    delete,
+    insert,
+    inspect,
+    select,
+    update,
+)
+
+from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
+from csi_driver.cinderlib.persistence.store import StoreCorrupt, StoreTooNew
+
+SCHEMA_VERSION = 1
+"""Raised when an older program could no longer use the tables."""
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+
+_REMEMBER_VERSION = update(meta).where(meta.c.key == "last_version")
+
+
+def _table(kind: type[Record]) -> Table:
+    return Table(
+        f"{kind.KIND}_records",
+        metadata,
+        Column("id", String(255), primary_key=True),
+        Column("version", BigInteger, nullable=False),
+        *(Column(field, String(255), nullable=False) for field in kind.INDEXED),
+        Column("body", Text, nullable=False),
+        # With the id, so that one index both selects and orders a page.
+        *(Index(f"{kind.KIND}_by_{field}", field, "id") for field in kind.INDEXED),
+    )
+
+
+TABLES: dict[str, Table] = {kind.KIND: _table(kind) for kind in RECORD_TYPES}
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What is done with one record, put together once: that costs more than running it.
+
+    The parameter of each is ``record_id``; ``insert`` and ``update`` also take the columns.
+    """
+
+    body: Select[str]
+    version: Select[int]
+    insert: Insert
+    update: Update
+    delete: Delete
+
+
+def _statements(table: Table) -> Statements:
+    this_record = table.c.id == bindparam("record_id")
+    return Statements(
+        body=select(table.c.body).where(this_record),
+        version=select(table.c.version).where(this_record),
+        insert=insert(table).values(id=bindparam("record_id")),
+        update=update(table).where(this_record),
+        delete=delete(table).where(this_record),
+    )
+
+
+STATEMENTS: dict[str, Statements] = {kind: _statements(table) for kind, table in TABLES.items()}
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What ``meta`` says; ``fresh`` when it was written just now."""
+
+    id: str
+    last_version: int
+    fresh: bool
+
+
+def prepare(connection: Connection, name: str) -> Installation:
+    """Make the tables of an empty database, or check those of another.
+
+    :param name: how errors call the database.
+    :raises StoreTooNew: a newer program wrote it.
+    :raises StoreCorrupt: it is not a record store, or not a whole one.
+    """
+    found = set(inspect(connection).get_table_names())
+    if not found:
+        return _make(connection)
+    if meta.name not in found:
+        raise StoreCorrupt(
+            f"The database {name} is not a record store: it has other tables",
+            advice="Name another state directory; the database was not changed",
+        )
+    values = dict(connection.execute(select(meta.c.key, meta.c.value)).tuples().all())
+    try:
+        version = int(values["schema_version"])
+        installation = Installation(
+            id=str(uuid.UUID(values["installation_id"])),
+            last_version=int(values["last_version"]),
+            fresh=False,
+        )
+    except (KeyError, ValueError) as error:
+        raise StoreCorrupt(f"The record store {name} has damaged meta data: {error}") from error
+    if version > SCHEMA_VERSION:
+        raise StoreTooNew(
+            f"The record store {name} has schema version {version};"
+            f" this program knows {SCHEMA_VERSION}"
+        )
+    missing = sorted({table.name for table in TABLES.values()} - found)
+    if missing:
+        raise StoreCorrupt(f"The record store {name} lacks the tables {', '.join(missing)}")
+    return installation
+
+
+def remember_version(connection: Connection, version: int) -> None:
+    """Keep, in the same transaction as the records, that versions up to this one are given."""
+    connection.execute(update(meta).where(meta.c.key == "last_version").values(value=str(version)))
+
+
+def _make(connection: Connection) -> Installation:
+    metadata.create_all(connection)
+    installation = Installation(id=str(uuid.uuid4()), last_version=0, fresh=True)
+    connection.execute(
+        insert(meta),
+        [
+            {"key": "schema_version", "value": str(SCHEMA_VERSION)},
+            {"key": "installation_id", "value": installation.id},
+            {"key": "last_version", "value": str(installation.last_version)},
+        ],
+    )
+    return installation

@@ -1,0 +1,110 @@
+"""SQLite as the database store uses it: how files are opened and what its errors mean.
+
+Used by ``database`` only.  A file is opened with a write-ahead log (readers never
+wait for the writer) that is flushed at every commit.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from csi_driver.base.errors import CinderCSIError
+from csi_driver.cinderlib.persistence.store import StoreCorrupt, StoreUnavailable
+
+BUSY_TIMEOUT_S = 10.0
+"""How long another program that has the file open (a backup) may hold its locks."""
+
+READERS = 16
+"""Connections that are kept open for reading; more are opened when needed."""
+
+# SQLite primary result codes that mean the content, not the circumstances.
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+@dataclass(frozen=True)
+class Engines:
+    """One engine that writes and one that reads; for a database in memory the same one."""
+
+    writer: Engine
+    reader: Engine
+
+    def dispose(self) -> None:
+        """Close all connections, the writer's last: it folds the log into the file."""
+        self.reader.dispose()
+        self.writer.dispose()
+
+
+def open_file(path: Path) -> Engines:
+    """Engines on the file ``path``, which exists."""
+    url = f"sqlite:///{path}"
+    arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+    writer = create_engine(url, connect_args=arguments, pool_size=1, max_overflow=0)
+    reader = create_engine(url, connect_args=arguments, pool_size=READERS, max_overflow=-1)
+    event.listen(writer, "connect", _on_connect("journal_mode=WAL", "synchronous=FULL"))
+    event.listen(writer, "begin", _begin)
+    event.listen(reader, "connect", _on_connect("query_only=ON"))
+    return Engines(writer, reader)
+
+
+def open_in_memory() -> Engines:
+    """An engine on a new database in memory: one connection, to be used by one thread at a time."""
+    engine = create_engine(
+        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+    event.listen(engine, "connect", _on_connect())
+    event.listen(engine, "begin", _begin)
+    return Engines(engine, engine)
+
+
+def create_private(path: Path) -> None:
+    """Make the file if it is not there, for its owner's eyes only, with its directory.
+
+    SQLite gives the log and its index the permissions of the file.
+
+    :raises OSError: it cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def why_damaged(engines: Engines) -> str | None:
+    """What SQLite finds wrong with the structure of the file, or None."""
+    with engines.reader.connect() as connection:
+        answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    return None if answer == "ok" else str(answer)
+
+
+def explain(error: SQLAlchemyError, name: str) -> CinderCSIError:
+    """The store error that a database error means; ``name`` is how it calls the database."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        return StoreCorrupt(f"The record store {name} is damaged: {cause}")
+    return StoreUnavailable(f"The record store {name} cannot be used now: {cause}")
+
+
+def _on_connect(*pragmas: str) -> Callable[[Any, Any], None]:
+    def prepare(connection: Any, _record: Any) -> None:
+        # Python's sqlite3 would otherwise begin transactions when it thinks fit.
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    return prepare
+
+
+def _begin(connection: Any) -> None:
+    # IMMEDIATE: what is read before the first write is still true when it is written.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
