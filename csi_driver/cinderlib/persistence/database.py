@@ -91,13 +91,13 @@ class DatabaseStore(RecordStore):
         version = next(self._versions)
         body = codec.encode(msgspec.structs.replace(record, version=version)).decode()
         with self._explained():
-            self._writer.make(_Put(record, version, body))
+            self._writer.submit(_Put(record, version, body)).result()
         return codec.decode(type(record), body)
 
     def delete(self, record: Record) -> None:
         """See :meth:`RecordStore.delete`."""
         with self._explained():
-            self._writer.make(_Delete(record))
+            self._writer.submit(_Delete(record)).result()
 
     def list(
         self,

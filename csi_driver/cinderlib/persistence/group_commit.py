@@ -37,18 +37,20 @@ class GroupCommit(Generic[C]):
         self._thread = threading.Thread(target=self._run, name="record-store-writer", daemon=True)
         self._thread.start()
 
-    def make(self, change: C) -> None:
-        """Return when ``change`` is durable.
+    def submit(self, change: C) -> Future[None]:
+        """Queue ``change``; the future is done when it is durable.
+
+        The future raises what ``commit`` answered for this change, or raised for
+        its whole batch.
 
         :raises StoreUnavailable: the store is closed.
-        :raises Exception: what ``commit`` answered for this change, or raised for its batch.
         """
         done: Future[None] = Future()
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("The record store is closed")
             self._waiting.put((change, done))
-        done.result()
+        return done
 
     def close(self) -> None:
         """Commit what waits and end the thread; may be called twice."""

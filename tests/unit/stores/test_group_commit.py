@@ -1,0 +1,106 @@
+"""Changes of many callers in one commit, and an answer for each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from csi_driver.cinderlib.persistence.group_commit import LARGEST_BATCH, GroupCommit
+from csi_driver.cinderlib.persistence.store import RecordConflict, StoreUnavailable
+
+
+class Disk:
+    """Takes batches; the first one waits until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.started = threading.Event()
+        self.go_on = threading.Event()
+
+    def commit(self, changes: Sequence[str]) -> list[Exception | None]:
+        self.started.set()
+        self.go_on.wait()
+        if "full disk" in changes:
+            raise StoreUnavailable("The disk is full")
+        self.batches.append(list(changes))
+        return [RecordConflict(change) if "conflict" in change else None for change in changes]
+
+
+@pytest.fixture
+def disk():
+    return Disk()
+
+
+@pytest.fixture
+def group(disk):
+    group = GroupCommit(disk.commit)
+    yield group
+    disk.go_on.set()
+    group.close()
+
+
+def test_what_gathers_during_a_flush_is_committed_at_once_and_in_order(group, disk):
+    group.submit("first")
+    disk.started.wait()
+    waiting = [group.submit(name) for name in "abcdef"]
+    disk.go_on.set()
+    for future in waiting:
+        future.result()
+    assert disk.batches == [["first"], list("abcdef")]
+
+
+def test_nobody_is_answered_before_the_commit_returned(group, disk):
+    future = group.submit("first")
+    disk.started.wait()
+    assert not future.done()
+    disk.go_on.set()
+    future.result()
+
+
+def test_a_conflict_concerns_its_own_caller_only(group, disk):
+    group.submit("first")
+    disk.started.wait()
+    good, bad, other = (group.submit(name) for name in ("good", "conflict", "other"))
+    disk.go_on.set()
+    good.result()
+    other.result()
+    with pytest.raises(RecordConflict):
+        bad.result()
+
+
+def test_a_failed_commit_fails_its_whole_batch_and_not_the_next(group, disk):
+    group.submit("first")
+    disk.started.wait()
+    failing = [group.submit(name) for name in ("a", "full disk", "b")]
+    disk.go_on.set()
+    for future in failing:
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            future.result()
+    group.submit("later").result()
+    assert disk.batches == [["first"], ["later"]]
+
+
+def test_a_batch_has_a_largest_size(group, disk):
+    group.submit("first")
+    disk.started.wait()
+    waiting = [group.submit(str(number)) for number in range(LARGEST_BATCH + 1)]
+    disk.go_on.set()
+    for future in waiting:
+        future.result()
+    assert [len(batch) for batch in disk.batches] == [1, LARGEST_BATCH, 1]
+
+
+def test_closing_commits_what_waits_and_refuses_what_comes(group, disk):
+    group.submit("first")
+    disk.started.wait()
+    waiting = group.submit("waiting")
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(group.close)
+        disk.go_on.set()
+        closing.result()
+    waiting.result()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        group.submit("late")

@@ -1,0 +1,124 @@
+"""Any sequence of calls answers as a dictionary would; found by hypothesis."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
+
+from csi_driver.cinderlib.persistence.factory import StoreKind, open_store
+from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
+from csi_driver.cinderlib.persistence.store import RecordConflict
+
+IDS = st.sampled_from(["a", "b", "b-1", "c", "é"])
+PHASES = st.sampled_from([Phase.CREATING, Phase.AVAILABLE, Phase.ERROR])
+
+
+class StoreAgainstDictionary(RuleBasedStateMachine):
+    kind: StoreKind = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.store = open_store(self.kind, Path(self.directory.name))
+        self.model: dict[str, VolumeRecord] = {}
+        self.old: list[VolumeRecord] = []
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.directory.cleanup()
+
+    @rule(record_id=IDS, phase=PHASES, size=st.integers(1, 99))
+    def insert(self, record_id: str, phase: Phase, size: int) -> None:
+        record = VolumeRecord(
+            id=record_id,
+            name="n",
+            backend="b",
+            phase=phase,
+            size_gib=size,
+            cinder_id="c",
+            created_at=0.0,
+        )
+        if record_id in self.model:
+            self.expect_conflict(record)
+        else:
+            self.model[record_id] = self.store.put(record)
+
+    @rule(record_id=IDS, phase=PHASES)
+    def update(self, record_id: str, phase: Phase) -> None:
+        if current := self.model.get(record_id):
+            self.old.append(current)
+            self.model[record_id] = self.store.put(replace(current, phase=phase))
+
+    @rule(record_id=IDS)
+    def remove(self, record_id: str) -> None:
+        if current := self.model.pop(record_id, None):
+            self.old.append(current)
+            self.store.delete(current)
+
+    @rule(data=st.data())
+    def act_on_an_old_copy(self, data: st.DataObject) -> None:
+        if not self.old:
+            return
+        copy = data.draw(st.sampled_from(self.old))
+        self.expect_conflict(copy)
+        if copy.id in self.model:
+            with pytest.raises(RecordConflict):
+                self.store.delete(copy)
+        else:
+            self.store.delete(copy)
+
+    @rule(record_id=IDS)
+    def get(self, record_id: str) -> None:
+        assert self.store.get(VolumeRecord, record_id) == self.model.get(record_id)
+
+    @rule(after=st.one_of(st.just(""), IDS), limit=st.integers(1, 4), phase=PHASES)
+    def select(self, after: str, limit: int, phase: Phase) -> None:
+        expected = [
+            self.model[record_id]
+            for record_id in sorted(self.model)
+            if record_id > after and self.model[record_id].phase is phase
+        ]
+        found = self.store.list(VolumeRecord, where={"phase": phase}, after=after, limit=limit)
+        assert found == expected[:limit]
+
+    @invariant()
+    def everything_is_listed(self) -> None:
+        assert self.store.list(VolumeRecord) == [self.model[name] for name in sorted(self.model)]
+
+    def expect_conflict(self, record: VolumeRecord) -> None:
+        with pytest.raises(RecordConflict):
+            self.store.put(record)
+
+
+class MemoryDatabaseAgainstDictionary(StoreAgainstDictionary):
+    kind = "memory_db"
+
+
+class DatabaseAgainstDictionary(StoreAgainstDictionary):
+    kind = "db"
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = open_store(self.kind, Path(self.directory.name))
+        assert not self.store.fresh
+
+
+FEW = settings(
+    max_examples=20,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+TestMemory = StoreAgainstDictionary.TestCase
+TestMemoryDatabase = MemoryDatabaseAgainstDictionary.TestCase
+TestDatabase = DatabaseAgainstDictionary.TestCase
+for case in (TestMemory, TestMemoryDatabase, TestDatabase):
+    case.settings = FEW
