@@ -1,7 +1,7 @@
-"""Build hook: generates the CSI protocol code; everything else about the package is in pyproject.toml.
+"""Build hook: generates the CSI protocol code; all else about the package is in pyproject.toml.
 
-An editable install gets the code in the checkout, a wheel gets it in its build tree, so that building a wheel
-leaves the sources as they were.
+An editable install gets the code in the checkout, a wheel gets it in its build tree, so that
+building a wheel leaves the sources as they were.
 """
 
 import sys

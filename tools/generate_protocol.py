@@ -1,11 +1,12 @@
 """Generates the Python code of the CSI protocol from proto/csi/v1/csi.proto.
 
-Called by setup.py on every build and install, and by `make` through the install, so the generated code is
-never committed and cannot be stale. By hand: `python tools/generate_protocol.py` writes it into the checkout.
+Called by setup.py on every build and install, and by `make` through the install, so the generated
+code is never committed and cannot be stale. `python tools/generate_protocol.py` writes it into the
+checkout by hand.
 
-protoc writes `import csi_pb2` after the path under which it was given the file. The virtual path
-`csi_driver/rpc/_generated/csi.proto` therefore makes it write the import that the package needs; nothing
-is edited afterwards.
+protoc derives the import of csi_pb2 from the path under which it was given the protocol. The
+virtual path `csi_driver/rpc/_generated/csi.proto` therefore makes it write the import that the
+package needs; nothing is edited afterwards.
 """
 
 import argparse
@@ -23,10 +24,10 @@ GENERATED = ("csi_pb2.py", "csi_pb2.pyi", "csi_pb2_grpc.py")
 
 
 def generate(root: Path) -> list[Path]:
-    """Write the generated modules below `root`, the directory that holds (or will hold) `csi_driver/`.
+    """Write the generated modules below `root`, the directory that holds `csi_driver/`.
 
-    Unchanged files keep their modification time. Returns the paths of all of them. Raises RuntimeError when
-    protoc refuses the protocol; its reason is on stderr by then.
+    Unchanged files keep their modification time. Returns the paths of all of them. Raises
+    RuntimeError when protoc refuses the protocol; its reason is on stderr by then.
     """
     package = root / PACKAGE
     package.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def generate(root: Path) -> list[Path]:
 
 
 def _replace(target: Path, fresh: Path) -> Path:
-    """Put the content of `fresh` at `target` atomically: a program may be importing it right now."""
+    """Put the content of `fresh` at `target` atomically: a program may be importing it."""
     content = fresh.read_bytes()
     if not target.exists() or target.read_bytes() != content:
         partial = target.with_name(f".{target.name}.new")

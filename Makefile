@@ -1,0 +1,43 @@
+# Everything that a user or a developer runs. `make` alone lists it.
+
+BIN := .venv/bin
+ARGS :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint requirements verify clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=/path/to/python3 chooses the interpreter (3.11 to 3.13).'
+	@echo '  ARGS="..." is handed on to the demo or to pytest.'
+
+setup: ## Install what the driver needs into .venv; nothing to do when it is up to date
+	@tools/setup.sh runtime
+
+demo: setup ## Walk a volume through its whole life on this machine
+	@$(BIN)/cinder-csi demo $(ARGS)
+
+test: lint ## Run what every change must pass: lint, then all tests, csi-sanity included
+	@$(BIN)/pytest $(ARGS)
+
+lint: ## Check style, types and import contracts
+	@tools/setup.sh dev
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/uv pip check --quiet --python $(BIN)/python
+
+requirements: ## Pin the dependencies of pyproject.toml anew
+	@tools/setup.sh dev
+	@tools/requirements.sh
+
+verify: ## Check that generated files are current
+	@tools/setup.sh dev
+	@tools/requirements.sh --check
+
+clean: ## Remove everything that the other targets made
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		csi_driver/rpc/_generated/csi_pb2*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,121 @@
+#!/bin/sh
+# Makes .venv, the project's own Python environment, and installs everything pinned into it.
+#
+# Called by the Makefile:  tools/setup.sh runtime   for `make demo`
+#                          tools/setup.sh dev       for `make test`; has all of runtime too
+#
+# Does nothing when the environment is up to date. PYTHON=/path/to/python3 chooses the interpreter.
+# Where it is root on Debian or Ubuntu it installs what the system lacks; elsewhere it says what to do.
+set -eu
+
+mode=${1:?usage: tools/setup.sh runtime|dev}
+cd "$(dirname "$0")/.."
+here=$(pwd -P)
+stamp=.venv/.installed
+
+say() { printf '%s\n' "setup: $*" >&2; }
+
+is_supported() {
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
+# Prints the interpreter to use. A name may be a version manager's shim that runs nothing, so each
+# candidate has to prove itself.
+find_python() {
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if is_supported "$candidate"; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    if [ -n "${PYTHON:-}" ]; then
+        say "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13 ($("$PYTHON" -V 2>&1 || true))."
+    else
+        say "no Python 3.11, 3.12 or 3.13 found; python3 is $(python3 -V 2>&1 || echo absent)."
+        say "Install one and say where it is: make PYTHON=/path/to/python3.12 ..."
+    fi
+    return 1
+}
+
+# Installs Debian packages, or tells how. Fails when they are still missing afterwards.
+install_packages() {
+    if ! command -v apt-get >/dev/null; then
+        say "install the equivalents of these Debian packages: $*"
+        return 1
+    elif [ "$(id -u)" != 0 ]; then
+        say "run this first: sudo apt-get install -y $*"
+        return 1
+    fi
+    say "installing Debian packages: $*"
+    apt-get update -qq </dev/null &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+            </dev/null >/dev/null
+}
+
+# The packages of the programs that a node runs and this system lacks.
+missing_programs() {
+    PATH=$PATH:/usr/sbin:/sbin
+    for pair in mkfs.xfs:xfsprogs xfs_growfs:xfsprogs mkfs.ext4:e2fsprogs resize2fs:e2fsprogs \
+        mount:mount losetup:mount blkid:util-linux wipefs:util-linux; do
+        command -v "${pair%%:*}" >/dev/null || printf '%s\n' "${pair##*:}"
+    done | sort -u | tr '\n' ' '
+}
+
+# What the environment is made from: another checkout, interpreter, pin or protocol makes another.
+fingerprint() {
+    {
+        printf '%s\n' "$here" "$python"
+        "$python" -V
+        cat pyproject.toml setup.py requirements/*.txt tools/setup.sh tools/generate_protocol.py \
+            proto/csi/v1/csi.proto
+    } | sha256sum | cut -d ' ' -f 1
+}
+
+make_environment() {
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        install_packages "python$version-venv"
+    fi
+    if [ ! -x .venv/bin/python ] || [ "$(.venv/bin/python -V 2>&1)" != "$("$python" -V 2>&1)" ]; then
+        say "making .venv with $("$python" -V) ($python)"
+        "$python" -m venv --clear .venv
+    fi
+}
+
+install_python_packages() {
+    if ! .venv/bin/uv --version >/dev/null 2>&1; then
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+            -r requirements/build.txt
+    fi
+    case $mode in
+        runtime) set -- requirements/runtime.txt requirements/build.txt ;;
+        dev) set -- requirements/dev.txt ;;
+    esac
+    .venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes --compile-bytecode "$@"
+    .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
+        --editable .
+}
+
+case $mode in
+    runtime | dev) ;;
+    *) say "unknown mode '$mode': runtime or dev"; exit 2 ;;
+esac
+
+packages=$(missing_programs)
+if [ -n "$packages" ]; then
+    # shellcheck disable=SC2086  # a list of words
+    install_packages $packages || say "going on; a node cannot make or mount filesystems without them"
+fi
+
+python=$(find_python)
+wanted=$(fingerprint)
+installed=$(cat "$stamp" 2>/dev/null || true)
+if [ "$installed" = "$mode $wanted" ] || [ "$installed" = "dev $wanted" ]; then
+    exit 0
+fi
+
+make_environment
+rm -f "$stamp"
+say "installing the pinned Python packages ($mode)"
+install_python_packages
+printf '%s\n' "$mode $wanted" >"$stamp"
