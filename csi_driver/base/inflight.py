@@ -13,7 +13,8 @@ import datetime
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ class Running:
     kind: str
     fingerprint: Hashable
     since: float
+    holding: tuple[str, ...] = ()
     future: Future[Any] = field(default_factory=Future)
     step: str = "queued"
 
@@ -49,8 +51,11 @@ class Running:
 class InFlight:
     """The table of running calls, by object key.
 
-    ``_lock`` protects ``_running`` and ``_closed`` and is never held while work
-    runs or a future is completed.
+    A call may also hold other objects that must stay as they are meanwhile (the
+    source of a clone): any number of calls may hold one, none may start on it.
+
+    ``_lock`` protects every attribute below it and is never held while work runs
+    or a future is completed.
 
     :param clock: seconds since the epoch; injected so that tests need not wait.
     """
@@ -59,6 +64,7 @@ class InFlight:
         self._clock = clock
         self._lock = threading.Condition()
         self._running: dict[str, Running] = {}
+        self._held: Counter[str] = Counter()
         self._closed = False
 
     def start(
@@ -68,32 +74,44 @@ class InFlight:
         fingerprint: Hashable,
         work: Callable[[Running], T],
         executor: Executor,
+        holding: Sequence[str] = (),
     ) -> Future[T]:
         """Run ``work`` on ``executor``, or join the equal call that runs already.
 
         :param key: the object; one call at a time works on it.
         :param fingerprint: calls with the same kind and fingerprint are equal.
-        :raises OperationInProgress: a different call runs on the object.
+        :param holding: other objects on which nothing may start until this ends.
+        :raises OperationInProgress: a different call runs on one of the objects.
         :raises ShuttingDown: the table is closed and no equal call runs.
         """
         with self._lock:
             current = self._running.get(key)
-            if current is not None:
-                if (current.kind, current.fingerprint) == (kind, fingerprint):
-                    return current.future
-                raise OperationInProgress(f"{key} is busy: {current.describe(self._clock())}")
+            if current and (current.kind, current.fingerprint) == (kind, fingerprint):
+                return current.future
             if self._closed:
                 raise ShuttingDown(f"{kind} of {key} was not started")
-            running = Running(kind, fingerprint, self._clock())
+            self._refuse_if_busy(key, holding)
+            running = Running(kind, fingerprint, self._clock(), holding=tuple(holding))
             # A caller that gives up must not cancel the work that others wait for.
             running.future.set_running_or_notify_cancel()
             self._running[key] = running
+            self._held.update(holding)
         try:
             executor.submit(self._run, key, running, work)
         except BaseException as error:
             self._finish(key, running)
             running.future.set_exception(error)
         return running.future
+
+    def _refuse_if_busy(self, key: str, holding: Sequence[str]) -> None:
+        now = self._clock()
+        for name in (key, *holding):
+            current = self._running.get(name)
+            if current is not None:
+                raise OperationInProgress(f"{name} is busy: {current.describe(now)}")
+        if self._held[key]:
+            holder = next(r for r in self._running.values() if key in r.holding)
+            raise OperationInProgress(f"{key} is needed by another call: {holder.describe(now)}")
 
     def _run(self, key: str, running: Running, work: Callable[[Running], Any]) -> None:
         running.at("started")
@@ -110,6 +128,7 @@ class InFlight:
         with self._lock:
             if self._running.get(key) is running:
                 del self._running[key]
+                self._held -= Counter(running.holding)
             self._lock.notify_all()
 
     def describe(self) -> list[str]:

@@ -93,7 +93,7 @@ def load_or_create(path: Path) -> KeyRing:
     except msgspec.DecodeError as error:
         raise ConfigurationError(
             f"The key file {path} is damaged: {error}",
-            advice="Restore it from a backup: what was sealed with its keys cannot be opened without it",
+            advice="Restore it from a backup: what its keys sealed is lost without it",
         ) from error
     if ring.current not in ring.keys:
         raise ConfigurationError(f"The key file {path} names a current key that it does not hold")

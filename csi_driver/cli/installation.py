@@ -1,0 +1,78 @@
+"""The installation: proof that a record store belongs to this state directory.
+
+The installation id is kept in the store and beside it.  A store that is new
+beside a state directory that already served is a lost store: every id in the
+cluster would be unknown, and ControllerUnpublish would answer OK for attachments
+that exist.  So it is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from csi_driver.base.errors import ConfigurationError
+from csi_driver.base.files import read_text, write_atomic, write_new
+from csi_driver.cinderlib.persistence.store import RecordStore
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state directory remembers of its store."""
+
+    installation_id: str
+    store: str
+
+
+def prove(store: RecordStore, kind: str, state_dir: Path) -> None:
+    """Refuse a store that is not the one that this state directory was used with.
+
+    A memory store is new at every start; it is refused only beside a directory
+    that belongs to a lasting store, or beside volumes that a node still has staged.
+
+    :raises ConfigurationError: says what is missing and what to do.
+    """
+    path = state_dir / "installation.json"
+    known = _read(path)
+    mine = Installation(installation_id=store.installation_id, store=kind)
+    if known is not None and known.store != kind:
+        raise ConfigurationError(
+            f"{state_dir} was used with --store {known.store}, not {kind}",
+            advice="Use that store, or another --state-dir",
+        )
+    if kind == "memory":
+        _refuse_staged(state_dir)
+        write_atomic(path, msgspec.json.encode(mine))
+        return
+    if known is None:
+        write_new(path, msgspec.json.encode(mine))
+        return
+    if known != mine:
+        state = "is empty and new" if store.fresh else "belongs to another installation"
+        raise ConfigurationError(
+            f"The record store {state}, but {state_dir} belongs to installation"
+            f" {known.installation_id}",
+            advice="Restore the store from a backup, or use another --state-dir",
+        )
+
+
+def _read(path: Path) -> Installation | None:
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Installation)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(
+            f"{path} is damaged: {error}", advice="Restore it from a backup"
+        ) from error
+
+
+def _refuse_staged(state_dir: Path) -> None:
+    staged = sorted((state_dir / "node").glob("**/*.json"))
+    if staged:
+        raise ConfigurationError(
+            f"{len(staged)} volumes are still staged below {state_dir / 'node'}, and a memory"
+            " store knows none of them",
+            advice="Unstage them, or use another --state-dir",
+        )

@@ -1,0 +1,111 @@
+"""``cinder-csi serve``: the CSI plugin itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from csi_driver.config import (
+    DRIVER_NAME,
+    Role,
+    Settings,
+    StoreKind,
+    default_node_id,
+    default_state_dir,
+    validated,
+)
+
+_PREFIX = "CINDER_CSI_"
+"""Of the environment variables; ``CSI_`` itself is reserved by the CSI specification."""
+
+
+def serve(
+    role: Annotated[
+        Role,
+        typer.Option(
+            envvar=_PREFIX + "ROLE",
+            help="Services to serve beside Identity: Controller and Node, or one of them.",
+        ),
+    ] = Role.ALL,
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            envvar="CSI_ENDPOINT",
+            help="Unix socket, as unix:///path/csi.sock.",
+            show_default="unix://STATE-DIR/csi.sock",
+        ),
+    ] = "",
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=_PREFIX + "STATE_DIR",
+            help="Directory for records, keys, node state and the volumes of the embedded"
+            " backend. A controller and a node process on one machine share it.",
+            show_default="/var/lib/cinder-csi; ~/.local/state/cinder-csi without root",
+        ),
+    ] = None,
+    store: Annotated[
+        StoreKind,
+        typer.Option(
+            envvar=_PREFIX + "STORE",
+            help="Where records are kept: db is SQLite in the state directory, memory forgets.",
+        ),
+    ] = StoreKind.DB,
+    node_id: Annotated[
+        str,
+        typer.Option(
+            envvar=_PREFIX + "NODE_ID",
+            help="Name of this node, unique in the cluster.",
+            show_default="the host name",
+        ),
+    ] = "",
+    driver_name: Annotated[
+        str,
+        typer.Option(envvar=_PREFIX + "DRIVER_NAME", help="CSI name of the plugin."),
+    ] = DRIVER_NAME,
+    max_volumes_per_node: Annotated[
+        int,
+        typer.Option(
+            envvar=_PREFIX + "MAX_VOLUMES_PER_NODE",
+            help="Volumes that this node takes at most; 0 for no limit.",
+        ),
+    ] = 0,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar=_PREFIX + "DRAIN_SECONDS",
+            help="How long running work is waited for at SIGTERM.",
+        ),
+    ] = 25.0,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            envvar=_PREFIX + "LOG_LEVEL",
+            help="DEBUG, INFO, WARNING or ERROR.",
+        ),
+    ] = "INFO",
+) -> None:
+    """Serve CSI on a unix socket until SIGTERM.
+
+    SIGTERM drains: new calls are refused, running work finishes or is recorded, and the
+    socket goes last.
+    """
+    from csi_driver.cli import logs, serving
+
+    directory = (state_dir or default_state_dir()).absolute()
+    settings = validated(
+        Settings(
+            state_dir=directory,
+            endpoint=endpoint or f"unix://{directory}/csi.sock",
+            node_id=node_id or default_node_id(),
+            role=role,
+            store=store,
+            driver_name=driver_name,
+            max_volumes=max_volumes_per_node,
+            drain_seconds=drain_seconds,
+        )
+    )
+    logs.configure(log_level)
+    raise typer.Exit(serving.run(settings))

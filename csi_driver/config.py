@@ -1,0 +1,129 @@
+"""Configuration as typed, validated, immutable objects.
+
+Made by ``cli`` from flags and environment variables; read by whoever puts the
+parts together.  Without any configuration the embedded default holds: one
+``file`` backend and a SQLite store below one state directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from csi_driver.base.errors import ConfigurationError
+
+DRIVER_NAME = "csi.cinderlib.io"
+
+FILE_DRIVER = "csi_driver.drivers.file.FileVolumeDriver"
+
+
+class Role(StrEnum):
+    """Which CSI services the process serves, beside Identity."""
+
+    ALL = "all"
+    CONTROLLER = "controller"
+    NODE = "node"
+
+    @property
+    def controller(self) -> bool:
+        """Whether the Controller service is served."""
+        return self is not Role.NODE
+
+    @property
+    def node(self) -> bool:
+        """Whether the Node service is served."""
+        return self is not Role.CONTROLLER
+
+
+class StoreKind(StrEnum):
+    """Where records are kept."""
+
+    MEMORY = "memory"
+    DB = "db"
+
+
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend: its name, the Cinder driver class and that driver's options."""
+
+    name: str
+    driver: str
+    options: dict[str, str] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``cinder-csi serve`` runs with.
+
+    ``max_volumes`` 0 means no limit; ``drain_seconds`` is how long running work
+    is waited for at SIGTERM.
+    """
+
+    state_dir: Path
+    endpoint: str
+    node_id: str
+    role: Role = Role.ALL
+    store: StoreKind = StoreKind.DB
+    driver_name: str = DRIVER_NAME
+    max_volumes: int = 0
+    drain_seconds: float = 25.0
+
+    @property
+    def topology_key(self) -> str:
+        """The topology key of a node's own segment."""
+        return f"topology.{self.driver_name}/node"
+
+    def backends(self) -> tuple[BackendSettings, ...]:
+        """The configured backends: the embedded default."""
+        directory = self.state_dir / "volumes"
+        return (
+            BackendSettings(
+                name="file",
+                driver=FILE_DRIVER,
+                options={"file_volume_directory": str(directory)},
+            ),
+        )
+
+
+def default_state_dir() -> Path:
+    """Where state is kept when nobody says: the system's place for root, else the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/cinder-csi")
+    base = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    return Path(base) / "cinder-csi"
+
+
+def default_node_id() -> str:
+    """This machine's host name."""
+    return socket.gethostname()
+
+
+_PLUGIN_NAME = re.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?")
+
+
+def validated(settings: Settings) -> Settings:
+    """The settings, if they can be used.
+
+    :raises ConfigurationError: says which flag is wrong and what would be right.
+    """
+    if not settings.state_dir.is_absolute():
+        raise ConfigurationError(f"--state-dir {settings.state_dir} is not an absolute path")
+    if not 1 <= len(settings.driver_name) <= 63 or not _PLUGIN_NAME.fullmatch(settings.driver_name):
+        raise ConfigurationError(
+            f"--driver-name {settings.driver_name!r} is no CSI plugin name",
+            advice="At most 63 letters, digits, dots and dashes, in domain name notation",
+        )
+    # A topology value has 63 characters, and the node id is one.
+    if not 1 <= len(settings.node_id) <= 63 or not _PLUGIN_NAME.fullmatch(settings.node_id):
+        raise ConfigurationError(
+            f"--node-id {settings.node_id!r} cannot be a node id",
+            advice="At most 63 letters, digits, dots and dashes",
+        )
+    if settings.max_volumes < 0:
+        raise ConfigurationError("--max-volumes-per-node is negative", advice="0 means no limit")
+    if settings.drain_seconds < 0:
+        raise ConfigurationError("--drain-seconds is negative")
+    return settings

@@ -1,0 +1,325 @@
+"""Attachments: ControllerPublishVolume and ControllerUnpublishVolume.
+
+A publication is a connection record with the sealed publish_context, so that a
+retry answers the same bytes.  Connections of one volume take turns (the lock of
+:class:`~csi_driver.controller.context.KeyedLocks`): exports are made with the
+first and removed after the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import msgspec
+
+from csi_driver.base.errors import OperationInProgress
+from csi_driver.base.inflight import Running
+from csi_driver.base.publish_context import seal
+from csi_driver.base.values import GIB, NodeRegistration, PublishContext, VolumeCapability
+from csi_driver.cinderlib.failures import FailureKind
+from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
+from csi_driver.controller import capabilities, errors, ids
+from csi_driver.controller.backends import (
+    ControllerBackend,
+    DriverCallFailed,
+    as_error,
+    attempt,
+)
+from csi_driver.controller.context import ControllerContext
+from csi_driver.controller.values import PublishVolume
+from csi_driver.controller.volumes import done
+
+
+class Attachments:
+    """The use cases on connections of volumes to nodes."""
+
+    def __init__(self, context: ControllerContext) -> None:
+        self._context = context
+
+    # -- publish --------------------------------------------------------------
+
+    def publish(self, request: PublishVolume) -> Future[dict[str, str]]:
+        """CSI ControllerPublishVolume; the result is the sealed publish_context.
+
+        :raises VolumeNotFound: there is no such volume.
+        :raises NodeNotFound: the node never registered.
+        :raises OperationInProgress: another operation runs on the volume.
+        """
+        volume = self._context.volume(request.volume_id)
+        self._node(request.node_id)
+        backend = self._context.backends.of_record(volume.backend)
+        capabilities.require((request.capability,), multiattach=backend.manager.multiattach)
+        return self._context.inflight.start(
+            ids.connection_id(request.volume_id, request.node_id),
+            "ControllerPublishVolume",
+            msgspec.json.encode(_asked(request)),
+            lambda running: self._publish(running, request, backend),
+            backend.attach,
+            holding=(request.volume_id,),
+        )
+
+    def _node(self, node_id: str) -> NodeRegistration:
+        node = self._context.nodes.node(node_id)
+        if node is None:
+            raise errors.NodeNotFound(f"Node {node_id!r} is not registered")
+        return node
+
+    def _publish(
+        self, running: Running, request: PublishVolume, backend: ControllerBackend
+    ) -> dict[str, str]:
+        context = self._context
+        running.at("waiting for other connections of the volume")
+        with context.attachments.holding(request.volume_id):
+            volume = context.volume(request.volume_id)
+            if volume.phase is not Phase.AVAILABLE:
+                raise OperationInProgress(f"Volume {volume.id} is {volume.phase}")
+            node = self._node(request.node_id)
+            connections = context.connections(volume.id)
+            mine = find_mine(request, connections)
+            others = [c for c in connections if mine is None or c.id != mine.id]
+            if mine is not None and mine.phase is Phase.ATTACHED:
+                return dict(mine.publish_context)
+            refuse_second_node(request, others)
+            if mine is None:
+                self._refuse_over_limit(node)
+            volume = context.with_confirmation(volume)
+            record = self._intend(request, volume, node, mine)
+            running.at("backend attach")
+            return self._connect(volume, record, others, backend)
+
+    def _refuse_over_limit(self, node: NodeRegistration) -> None:
+        if not node.max_volumes:
+            return
+        used = self._context.store.list(
+            ConnectionRecord, where={"node_id": node.node_id}, limit=node.max_volumes
+        )
+        if len(used) >= node.max_volumes:
+            raise errors.AttachLimitReached(
+                f"Node {node.node_id} has {len(used)} volumes, its limit is {node.max_volumes}"
+            )
+
+    def _intend(
+        self,
+        request: PublishVolume,
+        volume: VolumeRecord,
+        node: NodeRegistration,
+        mine: ConnectionRecord | None,
+    ) -> ConnectionRecord:
+        context = self._context
+        record = mine or ConnectionRecord(
+            id=ids.connection_id(volume.id, node.node_id),
+            volume_id=volume.id,
+            node_id=node.node_id,
+            backend=volume.backend,
+            phase=Phase.ATTACHING,
+            cinder_id=ids.new_cinder_id(),
+            created_at=context.clock(),
+        )
+        writes = capabilities.writes(request.capability.mode, request.readonly)
+        attempts = record.operation.attempts + 1 if record.operation else 1
+        return context.store.put(
+            msgspec.structs.replace(
+                record,
+                phase=Phase.ATTACHING,
+                connector=node.connector,
+                attach_mode="rw" if writes else "ro",
+                attached_host=str(node.connector.get("host", "")),
+                request=_asked(request),
+                operation=context.operation("publish", "backend", attempts),
+            )
+        )
+
+    def _connect(
+        self,
+        volume: VolumeRecord,
+        record: ConnectionRecord,
+        others: Sequence[ConnectionRecord],
+        backend: ControllerBackend,
+    ) -> dict[str, str]:
+        context = self._context
+        try:
+            changed, connected = attempt(
+                f"Attaching {volume.name!r} to {record.node_id}",
+                lambda: backend.manager.connect(volume, record, others),
+            )
+        except DriverCallFailed as failed:
+            self._undo(volume, record, others, backend, failed)
+            raise as_error(failed) from failed
+        if changed != volume:
+            context.store.put(changed)
+        sealed = seal(
+            PublishContext(
+                volume_id=volume.id,
+                node_id=record.node_id,
+                connection=connected.connection_info,
+                size_bytes=volume.size_gib * GIB,
+                formatting=volume.formatting,
+                readonly=record.attach_mode == "ro",
+                identity=volume.identity,
+            ),
+            context.keys(),
+            context.driver_name,
+        )
+        # The connection info may hold credentials: only its sealed form is kept.
+        context.store.put(
+            msgspec.structs.replace(
+                connected,
+                phase=Phase.ATTACHED,
+                operation=None,
+                connection_info={},
+                publish_context=sealed,
+            )
+        )
+        return sealed
+
+    def _undo(
+        self,
+        volume: VolumeRecord,
+        record: ConnectionRecord,
+        others: Sequence[ConnectionRecord],
+        backend: ControllerBackend,
+        failed: DriverCallFailed,
+    ) -> None:
+        context = self._context
+        if failed.failure.may_have_effect:
+            try:
+                attempt("Undo", lambda: backend.manager.disconnect(volume, record, others))
+            except DriverCallFailed as again:
+                self._note(record, failed.failure.message)
+                raise errors.OutcomeUnknown(
+                    f"{failed.action} failed ({failed.failure.message}) and could not be undone"
+                    f" yet: {again.failure.message}"
+                ) from again
+        context.store.delete(record)
+
+    def _note(self, record: ConnectionRecord, error: str) -> None:
+        operation = record.operation or self._context.operation("publish", "backend")
+        self._context.store.put(
+            msgspec.structs.replace(
+                record, operation=msgspec.structs.replace(operation, last_error=error)
+            )
+        )
+
+    # -- unpublish ------------------------------------------------------------
+
+    def unpublish(self, volume_id: str, node_id: str) -> list[Future[None]]:
+        """CSI ControllerUnpublishVolume; a future per connection to remove.
+
+        :param node_id: '' means every node.  What is not published succeeds: the
+            store is proved to be this installation's when the process starts.
+        :raises OperationInProgress: another operation runs on the connection.
+        """
+        context = self._context
+        if node_id:
+            one = context.store.get(ConnectionRecord, ids.connection_id(volume_id, node_id))
+            found = [one] if one else []
+        else:
+            found = context.connections(volume_id)
+        return [self._start_unpublish(record) for record in found] or [done(None)]
+
+    def _start_unpublish(self, record: ConnectionRecord) -> Future[None]:
+        backend = self._context.backends.of_record(record.backend)
+        return self._context.inflight.start(
+            record.id,
+            "ControllerUnpublishVolume",
+            None,
+            lambda running: self._unpublish(running, record.volume_id, record.id, backend),
+            backend.detach,
+            holding=(record.volume_id,),
+        )
+
+    def _unpublish(
+        self, running: Running, volume_id: str, connection_id: str, backend: ControllerBackend
+    ) -> None:
+        context = self._context
+        running.at("waiting for other connections of the volume")
+        with context.attachments.holding(volume_id):
+            record = context.store.get(ConnectionRecord, connection_id)
+            if record is None:
+                return
+            volume = context.volume(volume_id)
+            others = [c for c in context.connections(volume_id) if c.id != connection_id]
+            record = context.store.put(
+                msgspec.structs.replace(
+                    record,
+                    phase=Phase.DETACHING,
+                    operation=context.operation("unpublish", "backend"),
+                )
+            )
+            running.at("backend detach")
+            try:
+                changed = attempt(
+                    f"Detaching {volume.name!r} from {record.node_id}",
+                    lambda: backend.manager.disconnect(volume, record, others),
+                )
+            except DriverCallFailed as failed:
+                if failed.failure.kind is not FailureKind.NOT_FOUND:
+                    self._note(record, failed.failure.message)
+                    raise errors.OutcomeUnknown(
+                        f"{failed.action} failed: {failed.failure.message}",
+                        advice="The export is still there; retry",
+                    ) from failed
+                changed = volume
+            if changed != volume:
+                context.store.put(changed)
+            context.store.delete(record)
+
+
+def find_mine(
+    request: PublishVolume, connections: Sequence[ConnectionRecord]
+) -> ConnectionRecord | None:
+    """The connection to the request's node, if it is compatible with the request.  Pure.
+
+    :raises PublishedIncompatible: published there with other arguments.
+    """
+    for connection in connections:
+        if connection.node_id == request.node_id:
+            if connection.phase is Phase.ATTACHED and connection.request != _asked(request):
+                raise errors.PublishedIncompatible(
+                    f"Volume {request.volume_id} is published to {request.node_id} with another"
+                    " capability or readonly flag"
+                )
+            return connection
+    return None
+
+
+def refuse_second_node(request: PublishVolume, others: Sequence[ConnectionRecord]) -> None:
+    """Refuse another node when an access mode allows only one, or only one writer.  Pure.
+
+    :raises PublishedElsewhere: names the node that has the volume.
+    """
+    if not others:
+        return
+    nodes = ", ".join(sorted(connection.node_id for connection in others))
+    mode = request.capability.mode
+    single = [c.node_id for c in others if not _mode(c).startswith("MULTI_NODE")]
+    if not mode.multi_node or single:
+        raise errors.PublishedElsewhere(
+            f"Volume {request.volume_id} is published to {nodes}"
+            f" and {mode} allows no second node there"
+        )
+    writers = [c.node_id for c in others if c.attach_mode == "rw"]
+    if (
+        mode.value == "MULTI_NODE_SINGLE_WRITER"
+        and writers
+        and capabilities.writes(mode, request.readonly)
+    ):
+        raise errors.PublishedElsewhere(
+            f"Volume {request.volume_id} is published for writing to {', '.join(writers)}",
+            advice="Publish it readonly, or unpublish it there first",
+        )
+
+
+def _mode(connection: ConnectionRecord) -> str:
+    return str(connection.request.get("mode", ""))
+
+
+def _asked(request: PublishVolume) -> dict[str, object]:
+    capability: VolumeCapability = request.capability
+    return {
+        "access_type": str(capability.access_type),
+        "mode": str(capability.mode),
+        "fs_type": capability.fs_type,
+        "readonly": request.readonly,
+    }

@@ -1,0 +1,122 @@
+"""Making something on a backend so that no outcome is ever lost.
+
+Shared by the creation of volumes and of snapshots.  Every attempt has a Cinder id
+of its own, recorded before the driver is called.  When an attempt fails and may
+have had effect, it is undone at once; when the undo fails too, or the process
+dies in between, the record keeps the id as a *suspect*, which the next attempt
+removes before it makes anything.  A suspect is never adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from csi_driver.base.inflight import Running
+from csi_driver.cinderlib.failures import FailureKind
+from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
+from csi_driver.controller import errors, ids
+from csi_driver.controller.backends import DriverCallFailed, as_error, attempt
+from csi_driver.controller.context import ControllerContext
+
+M = TypeVar("M", VolumeRecord, SnapshotRecord)
+
+
+def next_attempt(context: ControllerContext, record: M, kind: str) -> M:
+    """Record a further attempt on an object whose last one has no known outcome."""
+    before = record.operation
+    return context.store.put(
+        msgspec.structs.replace(
+            record,
+            cinder_id=ids.new_cinder_id(),
+            suspects=(*record.suspects, record.cinder_id),
+            operation=context.operation(kind, "backend", before.attempts + 1 if before else 1),
+        )
+    )
+
+
+def make(
+    context: ControllerContext,
+    running: Running,
+    record: M,
+    create: Callable[[M], M],
+    remove: Callable[[M], object],
+) -> M:
+    """Call the driver to make what ``record`` (stored, phase creating) says.
+
+    :param create: the driver call; answers the record with what the driver returned.
+    :param remove: the driver call that removes one attempt; must accept absence.
+    :returns: the stored record, phase available.
+    :raises OutcomeUnknown: something may be left on the backend; retry.
+    :raises CinderCSIError: the final error; nothing is left, no record either.
+    """
+    record = remove_suspects(context, running, record, remove)
+    running.at("backend create")
+    try:
+        made = attempt(f"Creating {record.name!r} on {record.backend}", lambda: create(record))
+    except DriverCallFailed as failed:
+        running.at("undo after failure")
+        _undo(context, record, failed, remove)
+        raise as_error(failed) from failed
+    running.at("recording")
+    return context.store.put(
+        msgspec.structs.replace(made, phase=Phase.AVAILABLE, operation=None, suspects=())
+    )
+
+
+def remove_suspects(
+    context: ControllerContext, running: Running, record: M, remove: Callable[[M], object]
+) -> M:
+    """Remove what earlier attempts may have left, until it is proved absent.
+
+    :raises OutcomeUnknown: the backend would not remove one; the record keeps it.
+    """
+    for suspect in record.suspects:
+        running.at(f"removing what attempt {suspect} may have left")
+        try:
+            _remove_one(msgspec.structs.replace(record, cinder_id=suspect, provider={}), remove)
+        except DriverCallFailed as failed:
+            note(context, record, failed.failure.message)
+            raise errors.OutcomeUnknown(
+                f"What an earlier attempt ({suspect}) to create {record.name!r} may have left on"
+                f" {record.backend} could not be removed: {failed.failure.message}"
+            ) from failed
+    return record
+
+
+def note(context: ControllerContext, record: M, error: str) -> M:
+    """Keep the last error in the record's operation, for people who look."""
+    operation = record.operation or context.operation("unknown", "unknown")
+    return context.store.put(
+        msgspec.structs.replace(
+            record, operation=msgspec.structs.replace(operation, last_error=error)
+        )
+    )
+
+
+def _undo(
+    context: ControllerContext,
+    record: M,
+    failed: DriverCallFailed,
+    remove: Callable[[M], object],
+) -> None:
+    if failed.failure.may_have_effect:
+        try:
+            _remove_one(record, remove)
+        except DriverCallFailed as again:
+            note(context, record, failed.failure.message)
+            raise errors.OutcomeUnknown(
+                f"{failed.action} failed ({failed.failure.message}) and what it may have left"
+                f" could not be removed yet: {again.failure.message}"
+            ) from again
+    context.store.delete(record)
+
+
+def _remove_one(record: M, remove: Callable[[M], object]) -> None:
+    try:
+        attempt(f"Removing {record.cinder_id} from {record.backend}", lambda: remove(record))
+    except DriverCallFailed as failed:
+        if failed.failure.kind is not FailureKind.NOT_FOUND:
+            raise

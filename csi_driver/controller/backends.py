@@ -1,0 +1,193 @@
+"""The backends of a controller: each with its manager and its own bounded pools of threads.
+
+A slow backend fills only its own pools.  Attach and detach have pools apart, so
+that a burst of detaches does not delay an attach.  Threads start when they are
+needed; a pool that was never used costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from csi_driver.base.errors import CinderCSIError, ConfigurationError, InvalidRequest
+from csi_driver.base.values import GIB, Topology
+from csi_driver.cinderlib.failures import Failure, FailureKind, classify
+from csi_driver.cinderlib.manager import BackendStats, VolumeManager
+from csi_driver.controller import errors
+from csi_driver.controller.ports import NodeDirectory
+
+T = TypeVar("T")
+
+WORK_THREADS = 24
+"""Calls that run on one backend at a time, beside attaches and detaches."""
+
+ATTACH_THREADS = 8
+DETACH_THREADS = 8
+
+STATS_SECONDS = 30.0
+"""How long a backend's statistics are used before they are asked for again."""
+
+
+class ControllerBackend:
+    """One backend: its manager, its pools, what is known of its reach.
+
+    :param topology_key: the topology key whose value is a node's own segment.
+    """
+
+    def __init__(
+        self,
+        manager: VolumeManager,
+        nodes: NodeDirectory,
+        topology_key: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = manager.name
+        self.manager = manager
+        self._nodes = nodes
+        self._topology_key = topology_key
+        self._clock = clock
+        self._stats: tuple[float, BackendStats] | None = None
+        self.work = ThreadPoolExecutor(WORK_THREADS, f"{self.name}-work")
+        self.attach = ThreadPoolExecutor(ATTACH_THREADS, f"{self.name}-attach")
+        self.detach = ThreadPoolExecutor(DETACH_THREADS, f"{self.name}-detach")
+
+    def stats(self) -> BackendStats:
+        """The backend's statistics, at most :data:`STATS_SECONDS` old.
+
+        Two threads may both refresh: that is cheaper than a lock held over a
+        call to the backend.
+
+        :raises BackendUnavailable: the backend does not answer.
+        """
+        known = self._stats
+        now = self._clock()
+        if known is None or now - known[0] > STATS_SECONDS:
+            known = (now, driver_call("statistics", lambda: self.manager.stats(refresh=True)))
+            self._stats = known
+        return known[1]
+
+    def forget_stats(self) -> None:
+        """Ask the backend again next time: something was made or removed."""
+        self._stats = None
+
+    def accessible_from(self) -> tuple[Topology, ...]:
+        """Topologies that reach the backend; empty when every node does.
+
+        A backend of one host is reached by the nodes that registered with that
+        host name; before any has, by the node that is called like the host.
+        """
+        host = self.manager.accessible_from_host
+        if host is None:
+            return ()
+        segments = [
+            node.topology for node in self._nodes.nodes() if node.connector.get("host") == host
+        ]
+        unique = {tuple(sorted(s.items())) for s in segments if s} or {
+            ((self._topology_key, host),)
+        }
+        return tuple(Topology(segments=dict(items)) for items in sorted(unique))
+
+    def close(self) -> None:
+        """Let the pools end; work that runs is not waited for."""
+        for pool in (self.work, self.attach, self.detach):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Backends:
+    """The backends by name; the first is the default."""
+
+    def __init__(self, backends: Sequence[ControllerBackend]) -> None:
+        if not backends:
+            raise ConfigurationError(
+                "No backend is configured", advice="Configure at least one backend"
+            )
+        self._backends = {backend.name: backend for backend in backends}
+
+    def __iter__(self) -> Iterator[ControllerBackend]:
+        return iter(self._backends.values())
+
+    def named(self, name: str) -> ControllerBackend:
+        """The backend of a request; '' is the default one.
+
+        :raises InvalidRequest: there is no backend of this name.
+        """
+        if not name:
+            return next(iter(self._backends.values()))
+        backend = self._backends.get(name)
+        if backend is None:
+            raise InvalidRequest(
+                f"There is no backend {name!r}",
+                advice=f"Backends: {', '.join(sorted(self._backends))}",
+            )
+        return backend
+
+    def of_record(self, name: str) -> ControllerBackend:
+        """The backend that a record names.
+
+        :raises BackendUnavailable: it is not configured any more.
+        """
+        backend = self._backends.get(name)
+        if backend is None:
+            raise errors.BackendUnavailable(
+                f"Backend {name!r} is not configured in this process",
+                advice="Configure it again: objects recorded here live on it",
+            )
+        return backend
+
+
+class DriverCallFailed(Exception):
+    """Internal to this room: a driver call failed; the use case decides what that means."""
+
+    def __init__(self, action: str, failure: Failure) -> None:
+        super().__init__(f"{action}: {failure.message}")
+        self.action = action
+        self.failure = failure
+
+
+def attempt(action: str, call: Callable[[], T]) -> T:
+    """Call a driver; whatever it raises becomes a classified failure.
+
+    :raises DriverCallFailed: with the classification.
+    """
+    try:
+        return call()
+    except Exception as error:  # drivers raise anything; classify() knows what it means
+        raise DriverCallFailed(action, classify(error)) from error
+
+
+def driver_call(action: str, call: Callable[[], T]) -> T:
+    """Call a driver for something that leaves no trace on the backend.
+
+    :raises CinderCSIError: the failure as an error of this room.
+    """
+    try:
+        return attempt(action, call)
+    except DriverCallFailed as failed:
+        raise as_error(failed) from failed
+
+
+_ERRORS: dict[FailureKind, type[CinderCSIError]] = {
+    FailureKind.NO_SPACE: errors.BackendNoSpace,
+    FailureKind.BUSY: errors.BackendRefused,
+    FailureKind.CONNECTOR_REFUSED: errors.BackendRefused,
+    FailureKind.INVALID: errors.BackendRefused,
+    FailureKind.NOT_SUPPORTED: errors.BackendUnsupported,
+    FailureKind.UNAVAILABLE: errors.BackendUnavailable,
+    FailureKind.TIMEOUT: errors.BackendUnavailable,
+}
+
+
+def as_error(failed: DriverCallFailed) -> CinderCSIError:
+    """The final error for a failure of which nothing is left on the backend."""
+    kind = _ERRORS.get(failed.failure.kind, errors.BackendFailed)
+    return kind(f"{failed.action} failed: {failed.failure.message}")
+
+
+def largest_pool_bytes(stats: BackendStats, pool: str = "") -> int | None:
+    """Free bytes of the pool asked for, or of the pool that has most; None if not known."""
+    free = [p.free_gib for p in stats.pools if not pool or p.name == pool]
+    known = [value for value in free if value is not None]
+    return int(max(known) * GIB) if known and len(known) == len(free) else None

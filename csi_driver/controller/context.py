@@ -1,0 +1,147 @@
+"""What every use case of the controller works with, and the steps they share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+
+from csi_driver.base.inflight import InFlight
+from csi_driver.base.sealing import KeyRing
+from csi_driver.base.values import FormattingState
+from csi_driver.cinderlib.persistence.records import (
+    ConnectionRecord,
+    Operation,
+    SnapshotRecord,
+    TombstoneRecord,
+    VolumeRecord,
+)
+from csi_driver.cinderlib.persistence.store import RecordStore
+from csi_driver.controller import errors, ids
+from csi_driver.controller.backends import Backends
+from csi_driver.controller.ports import NodeDirectory
+
+OWNER = f"{socket.gethostname()}/{os.getpid()}"
+"""Who runs an operation, as records tell it: host and process."""
+
+
+class KeyedLocks:
+    """A mutex per key, kept only while somebody has it or waits for it.
+
+    ``_guard`` protects the table and is held for a dictionary access only.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def holding(self, key: str) -> Iterator[None]:
+        """Hold the mutex of ``key``."""
+        with self._guard:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, users = self._locks[key]
+                if users == 1:
+                    del self._locks[key]
+                else:
+                    self._locks[key] = (lock, users - 1)
+
+
+@dataclass(frozen=True)
+class ControllerContext:
+    """The parts that the use cases share.
+
+    ``inflight`` keeps one operation on an object at a time; ``attachments`` locks
+    a volume while its connections are planned and changed, so that connections of
+    one volume to several nodes take turns.
+    """
+
+    store: RecordStore
+    backends: Backends
+    nodes: NodeDirectory
+    keys: Callable[[], KeyRing]
+    driver_name: str
+    topology_key: str
+    inflight: InFlight = field(default_factory=InFlight)
+    attachments: KeyedLocks = field(default_factory=KeyedLocks)
+    clock: Callable[[], float] = time.time
+
+    def operation(self, kind: str, step: str, attempts: int = 1, error: str = "") -> Operation:
+        """An operation in progress, owned by this process."""
+        return Operation(
+            kind=kind,
+            step=step,
+            since=self.clock(),
+            owner=OWNER,
+            attempts=attempts,
+            last_error=error,
+        )
+
+    def identify(self, kind: str, name: str) -> tuple[str, int]:
+        """The id and incarnation that a name has now."""
+        installation = self.store.installation_id
+        tombstone = self.store.get(TombstoneRecord, ids.tombstone_id(installation, kind, name))
+        incarnation = tombstone.incarnation + 1 if tombstone else 1
+        return ids.object_id(installation, kind, incarnation, name), incarnation
+
+    def bury(self, kind: str, record: VolumeRecord | SnapshotRecord) -> None:
+        """Remove the record of a deleted object; its name's next use is a new incarnation."""
+        key = ids.tombstone_id(self.store.installation_id, kind, record.name)
+        known = self.store.get(TombstoneRecord, key)
+        if known is None:
+            self.store.put(TombstoneRecord(id=key, incarnation=record.incarnation))
+        elif known.incarnation < record.incarnation:
+            self.store.put(msgspec.structs.replace(known, incarnation=record.incarnation))
+        self.store.delete(record)
+
+    def volume(self, volume_id: str) -> VolumeRecord:
+        """The record of a volume.
+
+        :raises VolumeNotFound: there is none.
+        """
+        record = self.store.get(VolumeRecord, volume_id)
+        if record is None:
+            raise errors.VolumeNotFound(f"There is no volume {volume_id!r}")
+        return record
+
+    def connections(self, volume_id: str) -> list[ConnectionRecord]:
+        """The connections of a volume, by node."""
+        return self.store.list(ConnectionRecord, where={"volume_id": volume_id})
+
+    def with_confirmation(self, volume: VolumeRecord) -> VolumeRecord:
+        """The volume with what nodes proved about it; stored when it is news."""
+        confirmed = self.nodes.confirmation(volume.id)
+        if confirmed is None:
+            return volume
+        identity = confirmed.identity or volume.identity
+        if (volume.formatting, volume.identity) == (confirmed.formatting, identity):
+            return volume
+        return self.store.put(
+            msgspec.structs.replace(volume, formatting=confirmed.formatting, identity=identity)
+        )
+
+    def formatting_at_cut(self, volume: VolumeRecord) -> VolumeRecord:
+        """The volume as a copy of it inherits its formatting.
+
+        A volume that is attached and not confirmed yet may be under mkfs right now:
+        what a copy then holds is not known, so nothing may ever be formatted there.
+        """
+        volume = self.with_confirmation(volume)
+        if volume.formatting.state is not FormattingState.NEVER:
+            return volume
+        if not self.connections(volume.id):
+            return volume
+        unknown = msgspec.structs.replace(volume.formatting, state=FormattingState.UNKNOWN)
+        return msgspec.structs.replace(volume, formatting=unknown)

@@ -1,0 +1,49 @@
+"""How objects are named: pure functions from what is asked to an id.
+
+A CSI id is ``uuid5(installation id, kind, incarnation, CSI name)``: the same call
+finds the same record, two installations never meet on an array, and a name that
+is used again after its deletion names another object, so that a late delete of
+the first cannot touch the second.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+
+def object_id(installation_id: str, kind: str, incarnation: int, name: str) -> str:
+    """The CSI id of a volume or snapshot, a lower-case UUID.
+
+    :param kind: "volume" or "snapshot".
+    :param incarnation: 1 for the first use of the name.
+    """
+    return _derive(installation_id, kind, str(incarnation), name)
+
+
+def tombstone_id(installation_id: str, kind: str, name: str) -> str:
+    """The id of the record that counts the incarnations of a name."""
+    return _derive(installation_id, "tombstone", kind, name)
+
+
+def filesystem_uuid(volume_id: str) -> str:
+    """The UUID that the first filesystem on the volume gets."""
+    return _derive(volume_id, "filesystem")
+
+
+def connection_id(volume_id: str, node_id: str) -> str:
+    """The id of the connection of a volume to a node.
+
+    It begins with the volume id, so that the connections of a page of volumes are
+    one range of ids.
+    """
+    return f"{volume_id}/{node_id}"
+
+
+def new_cinder_id() -> str:
+    """A Cinder id for one attempt on a backend."""
+    return str(uuid.uuid4())
+
+
+def _derive(namespace: str, *parts: str) -> str:
+    # The separator cannot occur in a CSI name: control characters are refused.
+    return str(uuid.uuid5(uuid.UUID(namespace), "\0".join(parts)))

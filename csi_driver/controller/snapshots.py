@@ -1,0 +1,173 @@
+"""Snapshots: create and delete.  Called by ``rpc.controller``."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import msgspec
+
+from csi_driver.base.errors import OperationInProgress
+from csi_driver.base.inflight import Running
+from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
+from csi_driver.controller import attempts, errors, ids, parameters
+from csi_driver.controller.backends import (
+    ControllerBackend,
+    DriverCallFailed,
+    as_error,
+    attempt,
+)
+from csi_driver.controller.context import ControllerContext
+from csi_driver.controller.values import CreateSnapshot
+from csi_driver.controller.volumes import done
+
+KIND = "snapshot"
+
+
+class Snapshots:
+    """The use cases on snapshots."""
+
+    def __init__(self, context: ControllerContext) -> None:
+        self._context = context
+
+    def create(self, request: CreateSnapshot) -> Future[SnapshotRecord]:
+        """CSI CreateSnapshot; the cut is made when the future is done.
+
+        :raises InvalidRequest: unknown parameter.
+        :raises VolumeNotFound: the source does not exist.
+        :raises IncompatibleExists: the name is a snapshot of another volume.
+        :raises OperationInProgress: another operation runs on snapshot or volume.
+        """
+        context = self._context
+        chosen = parameters.parse(request.parameters, parameters.SNAPSHOT_PARAMETERS)
+        snapshot_id, incarnation = context.identify(KIND, request.name)
+        existing = context.store.get(SnapshotRecord, snapshot_id)
+        if existing is not None and existing.volume_id != request.volume_id:
+            raise errors.IncompatibleExists(
+                f"Snapshot {request.name!r} exists for volume {existing.volume_id}"
+            )
+        if existing is not None and existing.phase is Phase.AVAILABLE:
+            return done(existing)
+        volume = context.volume(request.volume_id)
+        backend = context.backends.of_record(volume.backend)
+        return context.inflight.start(
+            snapshot_id,
+            "CreateSnapshot",
+            request.volume_id,
+            lambda running: self._create(
+                running, snapshot_id, incarnation, request, chosen, backend
+            ),
+            backend.work,
+            holding=(request.volume_id,),
+        )
+
+    def _create(
+        self,
+        running: Running,
+        snapshot_id: str,
+        incarnation: int,
+        request: CreateSnapshot,
+        chosen: parameters.Parameters,
+        backend: ControllerBackend,
+    ) -> SnapshotRecord:
+        context = self._context
+        record = context.store.get(SnapshotRecord, snapshot_id)
+        if record is not None and record.phase is Phase.AVAILABLE:
+            return record
+        if record is not None and record.phase is Phase.DELETING:
+            raise OperationInProgress(
+                f"Snapshot {request.name!r} is being deleted",
+                advice="Retry when its deletion is finished",
+            )
+        volume = context.volume(request.volume_id)
+        if volume.phase is not Phase.AVAILABLE:
+            raise OperationInProgress(f"Volume {volume.id} is {volume.phase}")
+        volume = context.formatting_at_cut(volume)
+        if record is None:
+            record = context.store.put(
+                SnapshotRecord(
+                    id=snapshot_id,
+                    name=request.name,
+                    volume_id=volume.id,
+                    backend=volume.backend,
+                    phase=Phase.CREATING,
+                    size_gib=volume.size_gib,
+                    cinder_id=ids.new_cinder_id(),
+                    created_at=context.clock(),
+                    incarnation=incarnation,
+                    description=chosen.description,
+                    metadata=chosen.metadata,
+                    operation=context.operation("snapshot", "backend"),
+                )
+            )
+        else:
+            record = attempts.next_attempt(context, record, "snapshot")
+        record = msgspec.structs.replace(
+            record,
+            size_gib=volume.size_gib,
+            created_at=context.clock(),
+            formatting=volume.formatting,
+        )
+        made = attempts.make(
+            context,
+            running,
+            record,
+            lambda snapshot: backend.manager.create_snapshot(snapshot, volume),
+            lambda snapshot: backend.manager.delete_snapshot(snapshot, volume),
+        )
+        backend.forget_stats()
+        return made
+
+    def delete(self, snapshot_id: str) -> Future[None]:
+        """CSI DeleteSnapshot; succeeds when there is no such snapshot.
+
+        :raises OperationInProgress: another operation runs on the snapshot, for
+            instance a volume is made from it.
+        """
+        context = self._context
+        record = context.store.get(SnapshotRecord, snapshot_id)
+        if record is None:
+            return done(None)
+        backend = context.backends.of_record(record.backend)
+        return context.inflight.start(
+            snapshot_id,
+            "DeleteSnapshot",
+            None,
+            lambda running: self._delete(running, snapshot_id, backend),
+            backend.work,
+            holding=(record.volume_id,),
+        )
+
+    def _delete(self, running: Running, snapshot_id: str, backend: ControllerBackend) -> None:
+        context = self._context
+        record = context.store.get(SnapshotRecord, snapshot_id)
+        if record is None:
+            return
+        volume = context.store.get(VolumeRecord, record.volume_id)
+        if volume is None:
+            raise errors.BackendRefused(
+                f"The volume {record.volume_id} of snapshot {snapshot_id} has no record",
+                advice="Restore the store from a backup that holds it",
+            )
+
+        def remove(snapshot: SnapshotRecord) -> None:
+            backend.manager.delete_snapshot(snapshot, volume)
+
+        before = record.phase
+        record = context.store.put(
+            msgspec.structs.replace(
+                record, phase=Phase.DELETING, operation=context.operation("delete", "backend")
+            )
+        )
+        record = attempts.remove_suspects(context, running, record, remove)
+        running.at("backend delete")
+        try:
+            attempt(f"Deleting snapshot {record.name!r}", lambda: remove(record))
+        except DriverCallFailed as failed:
+            if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
+                attempts.note(context, record, failed.failure.message)
+            else:
+                context.store.put(msgspec.structs.replace(record, phase=before, operation=None))
+            raise as_error(failed) from failed
+        running.at("recording")
+        context.bury(KIND, record)
+        backend.forget_stats()

@@ -1,0 +1,33 @@
+"""The source of a new volume: found, and proved usable."""
+
+from __future__ import annotations
+
+from csi_driver.base.errors import OperationInProgress
+from csi_driver.cinderlib.persistence.records import (
+    Phase,
+    SnapshotRecord,
+    Source,
+    VolumeRecord,
+)
+from csi_driver.controller import errors
+from csi_driver.controller.context import ControllerContext
+
+
+def find_source(context: ControllerContext, source: Source) -> VolumeRecord | SnapshotRecord:
+    """The record of the source.
+
+    :raises SourceNotFound: it does not exist.
+    :raises OperationInProgress: it is being made or deleted.
+    """
+    kind = VolumeRecord if source.kind == "volume" else SnapshotRecord
+    record: VolumeRecord | SnapshotRecord | None = context.store.get(kind, source.id)
+    if record is None:
+        raise errors.SourceNotFound(f"The source {source.kind} {source.id!r} does not exist")
+    if record.phase is not Phase.AVAILABLE:
+        raise OperationInProgress(f"The source {source.kind} {source.id} is {record.phase}")
+    return record
+
+
+def source_ids(source: Source | None) -> tuple[str, ...]:
+    """The objects that must stay as they are while a volume is made from the source."""
+    return (source.id,) if source else ()

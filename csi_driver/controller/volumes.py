@@ -1,0 +1,350 @@
+"""Volumes: create, delete, expand.  Called by ``rpc.controller``.
+
+Each call plans on the stored record, writes the intent, calls the driver on the
+backend's own pool and writes the outcome.  The futures that are returned outlive
+the RPC that waits for them; a retry joins the running call.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import msgspec
+
+from csi_driver.base.errors import InvalidRequest, OperationInProgress
+from csi_driver.base.inflight import Running
+from csi_driver.base.values import GIB, Formatting, Topology
+from csi_driver.cinderlib.persistence.records import (
+    Phase,
+    SnapshotRecord,
+    VolumeRecord,
+)
+from csi_driver.controller import attempts, capabilities, capacity, errors, ids, parameters
+from csi_driver.controller.backends import (
+    ControllerBackend,
+    DriverCallFailed,
+    as_error,
+    attempt,
+)
+from csi_driver.controller.context import ControllerContext
+from csi_driver.controller.sources import find_source, source_ids
+from csi_driver.controller.values import CreateVolume, ExpandVolume, VolumeAnswer
+
+T = TypeVar("T")
+
+KIND = "volume"
+
+
+class Volumes:
+    """The use cases on volumes."""
+
+    def __init__(self, context: ControllerContext) -> None:
+        self._context = context
+
+    # -- create ---------------------------------------------------------------
+
+    def create(self, request: CreateVolume) -> Future[VolumeAnswer]:
+        """CSI CreateVolume.
+
+        :raises InvalidRequest: unknown parameter or backend, unusable capability.
+        :raises CapacityOutOfRange: no whole GiB in the range.
+        :raises OperationInProgress: another operation runs on the volume or source.
+        """
+        capacity.check_range(request.required_bytes, request.limit_bytes)
+        chosen = parameters.parse(request.parameters, parameters.VOLUME_PARAMETERS)
+        volume_id, incarnation = self._context.identify(KIND, request.name)
+        backend = self._backend_for(request, chosen)
+        multiattach = backend.manager.multiattach
+        capabilities.require(request.capabilities, multiattach=multiattach)
+        wish = wished(request, chosen)
+        return self._context.inflight.start(
+            volume_id,
+            "CreateVolume",
+            msgspec.json.encode((wish, request.required_bytes, request.limit_bytes)),
+            lambda running: self._create(
+                running, volume_id, incarnation, request, chosen, backend, wish
+            ),
+            backend.work,
+            holding=source_ids(request.source),
+        )
+
+    def _backend_for(
+        self, request: CreateVolume, chosen: parameters.Parameters
+    ) -> ControllerBackend:
+        if request.source is None:
+            return self._context.backends.named(chosen.backend)
+        home = find_source(self._context, request.source).backend
+        if chosen.backend and chosen.backend != home:
+            raise InvalidRequest(
+                f"The source lives on backend {home!r}, the class asks for {chosen.backend!r}",
+                advice="Use a class of the source's backend",
+            )
+        return self._context.backends.of_record(home)
+
+    def _create(
+        self,
+        running: Running,
+        volume_id: str,
+        incarnation: int,
+        request: CreateVolume,
+        chosen: parameters.Parameters,
+        backend: ControllerBackend,
+        wish: dict[str, Any],
+    ) -> VolumeAnswer:
+        context = self._context
+        record = context.store.get(VolumeRecord, volume_id)
+        if record is not None:
+            refuse_if_different(record, request, wish)
+            if record.phase is Phase.AVAILABLE:
+                return answer(context, record)
+            if record.phase is Phase.DELETING:
+                raise OperationInProgress(
+                    f"Volume {request.name!r} is being deleted",
+                    advice="Retry when its deletion is finished",
+                )
+        accessible = backend.accessible_from()
+        refuse_unreachable(request.requisite, accessible, backend.name)
+        source = find_source(context, request.source) if request.source else None
+        if record is None:
+            size = capacity.size_for(
+                request.required_bytes, request.limit_bytes, source.size_gib if source else 0
+            )
+            refuse_beyond_pool(size, backend, chosen.pool)
+            record = context.store.put(
+                VolumeRecord(
+                    id=volume_id,
+                    name=request.name,
+                    backend=backend.name,
+                    pool=chosen.pool,
+                    phase=Phase.CREATING,
+                    size_gib=size,
+                    cinder_id=ids.new_cinder_id(),
+                    created_at=context.clock(),
+                    incarnation=incarnation,
+                    description=chosen.description,
+                    metadata=chosen.metadata,
+                    source=request.source,
+                    request=wish,
+                    multiattach=capabilities.wants_multiattach(request.capabilities),
+                    operation=context.operation("create", "backend"),
+                )
+            )
+        else:
+            record = attempts.next_attempt(context, record, "create")
+        if isinstance(source, VolumeRecord):
+            source = context.formatting_at_cut(source)
+        record = msgspec.structs.replace(record, formatting=_inherited(record, source))
+        made = attempts.make(
+            context,
+            running,
+            record,
+            lambda volume: backend.manager.create_volume(volume, source),
+            backend.manager.delete_volume,
+        )
+        backend.forget_stats()
+        return answer(context, made)
+
+    # -- delete ---------------------------------------------------------------
+
+    def delete(self, volume_id: str) -> Future[None]:
+        """CSI DeleteVolume; succeeds when there is no such volume.
+
+        :raises OperationInProgress: another operation runs on the volume.
+        """
+        context = self._context
+        record = context.store.get(VolumeRecord, volume_id)
+        if record is None:
+            return done(None)
+        backend = context.backends.of_record(record.backend)
+        return context.inflight.start(
+            volume_id,
+            "DeleteVolume",
+            None,
+            lambda running: self._delete(running, volume_id, backend),
+            backend.work,
+        )
+
+    def _delete(self, running: Running, volume_id: str, backend: ControllerBackend) -> None:
+        context = self._context
+        record = context.store.get(VolumeRecord, volume_id)
+        if record is None:
+            return
+        self._refuse_in_use(record)
+        before = record.phase
+        record = context.store.put(
+            msgspec.structs.replace(
+                record, phase=Phase.DELETING, operation=context.operation("delete", "backend")
+            )
+        )
+        record = attempts.remove_suspects(context, running, record, backend.manager.delete_volume)
+        running.at("backend delete")
+        try:
+            attempt(f"Deleting {record.name!r}", lambda: backend.manager.delete_volume(record))
+        except DriverCallFailed as failed:
+            if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
+                attempts.note(context, record, failed.failure.message)
+            else:
+                context.store.put(msgspec.structs.replace(record, phase=before, operation=None))
+            raise as_error(failed) from failed
+        running.at("recording")
+        context.bury(KIND, record)
+        context.nodes.forget(volume_id)
+        backend.forget_stats()
+
+    def _refuse_in_use(self, record: VolumeRecord) -> None:
+        nodes = [connection.node_id for connection in self._context.connections(record.id)]
+        if nodes:
+            raise errors.VolumeInUse(
+                f"Volume {record.id} is published to {', '.join(nodes)}",
+                advice="Unpublish it first",
+            )
+        dependents = self._context.store.list(
+            SnapshotRecord, where={"volume_id": record.id}, limit=10
+        )
+        if dependents:
+            names = ", ".join(f"{snapshot.name} ({snapshot.id})" for snapshot in dependents)
+            raise errors.VolumeInUse(
+                f"Volume {record.id} has snapshots: {names}", advice="Delete them first"
+            )
+
+    # -- expand ---------------------------------------------------------------
+
+    def expand(self, request: ExpandVolume) -> Future[int]:
+        """CSI ControllerExpandVolume; the future's result is the size in bytes.
+
+        :raises VolumeNotFound: there is no such volume.
+        :raises CapacityOutOfRange: no whole GiB in the range.
+        :raises OperationInProgress: another operation runs on the volume.
+        """
+        capacity.check_range(request.required_bytes, request.limit_bytes)
+        record = self._context.volume(request.volume_id)
+        backend = self._context.backends.of_record(record.backend)
+        return self._context.inflight.start(
+            record.id,
+            "ControllerExpandVolume",
+            (request.required_bytes, request.limit_bytes),
+            lambda running: self._expand(running, request, backend),
+            backend.work,
+        )
+
+    def _expand(self, running: Running, request: ExpandVolume, backend: ControllerBackend) -> int:
+        context = self._context
+        record = context.volume(request.volume_id)
+        if record.phase is not Phase.AVAILABLE:
+            raise OperationInProgress(f"Volume {record.id} is {record.phase}")
+        if record.size_gib * GIB >= max(request.required_bytes, 1):
+            if not capacity.satisfies(record.size_gib, 0, request.limit_bytes):
+                raise errors.CapacityOutOfRange(
+                    f"Volume {record.id} has {record.size_gib * GIB} bytes already, more than"
+                    f" limit_bytes {request.limit_bytes}: volumes do not shrink"
+                )
+            return record.size_gib * GIB
+        size = capacity.size_for(request.required_bytes, request.limit_bytes)
+        refuse_beyond_pool(size, backend, record.pool)
+        record = context.store.put(
+            msgspec.structs.replace(record, operation=context.operation("extend", "backend"))
+        )
+        running.at("backend extend")
+        try:
+            grown = attempt(
+                f"Extending {record.name!r} to {size} GiB",
+                lambda: backend.manager.extend_volume(record, size),
+            )
+        except DriverCallFailed as failed:
+            if not failed.failure.may_have_effect:
+                context.store.put(msgspec.structs.replace(record, operation=None))
+                raise as_error(failed) from failed
+            attempts.note(context, record, failed.failure.message)
+            raise errors.OutcomeUnknown(
+                f"{failed.action} failed: {failed.failure.message}", advice="Retry"
+            ) from failed
+        running.at("recording")
+        context.store.put(msgspec.structs.replace(grown, operation=None))
+        backend.forget_stats()
+        return size * GIB
+
+
+def wished(request: CreateVolume, chosen: parameters.Parameters) -> dict[str, Any]:
+    """What is asked, as JSON that is equal for equal wishes; sizes are compared apart."""
+    return {
+        "parameters": chosen.chosen,
+        "capabilities": capabilities.normalised(request.capabilities),
+        "source": msgspec.to_builtins(request.source),
+    }
+
+
+def refuse_if_different(record: VolumeRecord, request: CreateVolume, wish: dict[str, Any]) -> None:
+    """Refuse a name that is taken by a volume with other properties.  Pure.
+
+    :raises IncompatibleExists: names the properties that differ.
+    """
+    different = [key for key in wish if wish[key] != record.request.get(key)]
+    if not capacity.satisfies(record.size_gib, request.required_bytes, request.limit_bytes):
+        different.insert(0, f"size ({record.size_gib * GIB} bytes)")
+    if different:
+        raise errors.IncompatibleExists(
+            f"Volume {request.name!r} exists with another {', '.join(different)}"
+        )
+
+
+def refuse_unreachable(
+    requisite: tuple[Topology, ...], accessible: tuple[Topology, ...], backend: str
+) -> None:
+    """Refuse a backend that none of the requisite topologies reaches.  Pure.
+
+    :raises TopologyUnreachable: names what the backend is accessible from.
+    """
+    if not requisite or not accessible:
+        return
+    for wanted in requisite:
+        for offered in accessible:
+            if all(offered.segments.get(key) == value for key, value in wanted.segments.items()):
+                return
+    reach = "; ".join(str(dict(topology.segments)) for topology in accessible)
+    raise errors.TopologyUnreachable(
+        f"Backend {backend!r} is not accessible from the requested topology, only from {reach}",
+        advice="Use volumeBindingMode WaitForFirstConsumer, or another backend",
+    )
+
+
+def refuse_beyond_pool(size_gib: int, backend: ControllerBackend, pool: str) -> None:
+    """Refuse a size that the backend cannot have even when it is empty.
+
+    :raises CapacityOutOfRange: names the largest size.
+    :raises InvalidRequest: there is no such pool.
+    """
+    pools = backend.stats().pools
+    if pool and pool not in {p.name for p in pools}:
+        names = ", ".join(sorted(p.name for p in pools))
+        raise InvalidRequest(
+            f"Backend {backend.name!r} has no pool {pool!r}", advice=f"Pools: {names}"
+        )
+    limits = [p.largest_volume_gib for p in pools if not pool or p.name == pool]
+    known = [limit for limit in limits if limit is not None]
+    if known and len(known) == len(limits) and size_gib > max(known):
+        raise errors.CapacityOutOfRange(
+            f"{size_gib} GiB is beyond backend {backend.name!r}: its largest volume has"
+            f" {int(max(known))} GiB"
+        )
+
+
+def answer(context: ControllerContext, record: VolumeRecord) -> VolumeAnswer:
+    """A volume as CSI tells it, without its published nodes."""
+    backend = context.backends.of_record(record.backend)
+    return VolumeAnswer(volume=record, accessible_from=backend.accessible_from())
+
+
+def _inherited(record: VolumeRecord, source: VolumeRecord | SnapshotRecord | None) -> Formatting:
+    """Formatting of a new volume: its source's at the cut, else never formatted."""
+    own = Formatting(fs_uuid=ids.filesystem_uuid(record.id))
+    if source is None or source.formatting.state == own.state:
+        return own
+    return source.formatting
+
+
+def done(result: T) -> Future[T]:
+    """A future that has its result already."""
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
