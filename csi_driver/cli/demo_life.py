@@ -205,6 +205,10 @@ class Life:
 
     # -- how ------------------------------------------------------------------
 
+    def _on(self, place: Callable[[Volume], Path]) -> list[Volume]:
+        """The volumes that have a path of this kind."""
+        return [volume for volume in self._volumes if place(volume) != Path()]
+
     def _create(self, name: str, size: int, source: pb.VolumeContentSource | None = None) -> Volume:
         answer = self._csi.controller.CreateVolume(
             pb.CreateVolumeRequest(
