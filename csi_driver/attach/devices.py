@@ -70,12 +70,12 @@ def read_direct(path: str, offset: int, length: int) -> bytes:
     """
     try:
         with _opened(path, os.O_RDONLY | os.O_DIRECT) as descriptor:
-            return _read(path, descriptor, offset, length)
+            return _read(path, descriptor, offset, length, direct=True)
     except _DirectRefused:
         # Some filesystems know no O_DIRECT: have the cache dropped and read through it.
         with _opened(path, os.O_RDONLY) as descriptor:
             os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
-            return _read(path, descriptor, offset, length)
+            return _read(path, descriptor, offset, length, direct=False)
 
 
 def read_check(path: str) -> None:
@@ -93,7 +93,8 @@ def edges_are_zero(path: str) -> bool:
     :raises DeviceReadError: they cannot be read, or the device is empty.
     """
     # Both are read in any case: the question is also whether they can be.
-    return all([edge == _ZEROS[: len(edge)] for edge in _edges(path)])
+    edges = list(_edges(path))
+    return all(edge == _ZEROS[: len(edge)] for edge in edges)
 
 
 def is_read_only(path: str) -> bool:
@@ -166,7 +167,7 @@ def _opened(path: str, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _read(path: str, descriptor: int, offset: int, length: int) -> bytes:
+def _read(path: str, descriptor: int, offset: int, length: int, *, direct: bool) -> bytes:
     # O_DIRECT wants aligned memory; an anonymous mapping is page-aligned.
     with mmap.mmap(-1, length) as buffer:
         done = 0
@@ -175,7 +176,7 @@ def _read(path: str, descriptor: int, offset: int, length: int) -> bytes:
                 try:
                     count = os.preadv(descriptor, [rest], offset + done)
                 except OSError as error:
-                    if error.errno == errno.EINVAL:
+                    if direct and error.errno == errno.EINVAL:
                         raise _DirectRefused from error
                     raise DeviceReadError(
                         f"{path} cannot be read at byte {offset + done}: {error.strerror}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ def normalise(text: str, kind: str = "") -> str:
     if name.startswith(_PREFIXES):
         return name
     name = name.removeprefix("0x")
-    bare = name.replace("-", "")
+    bare = name.replace("-", "").replace(":", "")
     if not bare.strip("0"):
         return ""
-    if kind == "uuid." or (not kind and _UUID.fullmatch(name)):
-        return f"uuid.{name if '-' in name else _dashed(name)}"
+    if not kind and _UUID.fullmatch(name):
+        return f"uuid.{name}"
+    if kind == "uuid." and len(bare) == 32 and _HEX.fullmatch(bare):
+        return f"uuid.{uuid.UUID(bare)}"
     if kind:
         return kind + bare
     return _from_hex(bare) if _HEX.fullmatch(bare) else name
@@ -128,11 +131,6 @@ def _from_hex(digits: str) -> str:
     return f"eui.{digits}" if len(digits) in (16, 32) else digits
 
 
-def _dashed(digits: str) -> str:
-    cuts = (0, 8, 12, 16, 20, 32)
-    return "-".join(digits[start:end] for start, end in zip(cuts, cuts[1:], strict=False))
-
-
 def _block_identities(path: str, block: Path) -> tuple[str, ...]:
     name = block.name
     if name.startswith("loop"):
@@ -157,8 +155,8 @@ def _mapper_identities(path: str, block: Path) -> tuple[str, ...]:
 
     Only multipath and crypt devices stand for one volume; a logical volume does not.
     """
-    uuid = _read(block / "dm/uuid")
-    if not uuid.startswith(("mpath-", "CRYPT-")):
+    mapped = _read(block / "dm/uuid")
+    if not mapped.startswith(("mpath-", "CRYPT-")):
         return ()
     below = {
         slave.name: _block_identities(f"/dev/{slave.name}", slave.resolve())
@@ -167,7 +165,7 @@ def _mapper_identities(path: str, block: Path) -> tuple[str, ...]:
     if len(set(below.values())) > 1:
         told = "; ".join(f"{name}: {' / '.join(names)}" for name, names in below.items())
         raise DeviceIdentityMismatch(f"The paths of {path} are different devices: {told}")
-    own = normalise(uuid) if uuid.startswith("mpath-") else ""
+    own = normalise(mapped) if mapped.startswith("mpath-") else ""
     return _names(own, *next(iter(below.values()), ()))
 
 
