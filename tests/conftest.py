@@ -1,0 +1,24 @@
+"""Rules for all tests: which need root, and which may be skipped."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.skips import SkipPolicy
+
+EXPECTED_SKIPS = Path(__file__).with_name("expected-skips.txt")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch over the skips of every run."""
+    config.pluginmanager.register(SkipPolicy(EXPECTED_SKIPS), "skip-policy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs root where there is none."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root (loop devices, mounts)"))
