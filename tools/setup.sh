@@ -16,7 +16,7 @@ stamp=.venv/.installed
 say() { printf '%s\n' "setup: $*" >&2; }
 
 is_supported() {
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+    [ "$("$1" -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null)" = True ]
 }
 
 # Prints the interpreter to use. A name may be a version manager's shim that runs nothing, so each
@@ -29,9 +29,9 @@ find_python() {
         fi
     done
     if [ -n "${PYTHON:-}" ]; then
-        say "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13 ($("$PYTHON" -V 2>&1 || true))."
+        say "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13."
     else
-        say "no Python 3.11, 3.12 or 3.13 found; python3 is $(python3 -V 2>&1 || echo absent)."
+        say "no Python 3.11, 3.12 or 3.13 found; python3 is $(python3 -V 2>/dev/null || echo absent)."
         say "Install one and say where it is: make PYTHON=/path/to/python3.12 ..."
     fi
     return 1
