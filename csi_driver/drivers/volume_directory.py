@@ -1,0 +1,275 @@
+"""A directory of volume files: names, making, removing, and what they take.
+
+Used by :class:`csi_driver.drivers.file.FileVolumeDriver`; knows no Cinder.
+
+A file gets its name when it is complete and on disk.  Until then it is hidden
+(``.creating-...``) and its maker holds a lock on it; hidden files without a living
+maker are swept up at the next start.  Snapshots are read-only files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from csi_driver.drivers.capacity import Usage
+from csi_driver.drivers.errors import (
+    PoolFull,
+    UnsafeName,
+    VolumeFileBusy,
+    VolumeFileError,
+    VolumeFileMissing,
+)
+
+OWNER_XATTR = "user.cinderlib.volume_id"
+"""Extended attribute of a volume file: the id of its Cinder volume."""
+
+_CREATING = ".creating-"
+_REVERTING = ".reverting-"
+_FREEZING = ".freezing-"
+_LOCK = ".lock"
+
+# Room for a prefix and a random end within the 255 bytes of a file name.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+_NO_XATTR = {errno.ENOTSUP, errno.ENODATA}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+class VolumeDirectory:
+    """The files of one pool, shared by threads and processes of one host.
+
+    :param path: the directory; :meth:`prepare` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        """Make the directory if need be, and remove what crashed makers left.
+
+        :raises VolumeFileError: the directory cannot be made or written.
+        """
+        with _explained(f"The volume directory {self.path} cannot be used"):
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self.locked():
+                for leftover in self._orphans(_CREATING):
+                    leftover.unlink(missing_ok=True)
+
+    def path_of(self, name: str) -> Path:
+        """Where the file of that name is, or will be.
+
+        :raises UnsafeName: it could be elsewhere, or hidden.
+        """
+        if not _PLAIN_NAME.fullmatch(name):
+            raise UnsafeName(f"{name!r} cannot be the name of a volume file")
+        return self.path / name
+
+    def existing(self, name: str) -> Path:
+        """The path of a file that is there.
+
+        :raises VolumeFileMissing: it is not, or is no regular file.
+        """
+        path = self.path_of(name)
+        with _explained(f"{path} cannot be used"):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:
+                mode = 0
+        if not stat.S_ISREG(mode):
+            raise VolumeFileMissing(f"There is no file {path}")
+        return path
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other threads and processes from making, sweeping and promising space."""
+        descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def making(
+        self, name: str, size: int, admit: Callable[[Usage], None], *, owner: str = ""
+    ) -> Iterator[int]:
+        """Make a file: the caller fills the open file, which then gets its name.
+
+        :param size: bytes; nothing is written, the file is sparse.
+        :param admit: raises when there is no room, before anything is made.
+        :param owner: id of the volume; without it the file is a snapshot, read-only.
+        :raises VolumeFileError: it cannot be made, or exists.
+        """
+        path = self.path_of(name)
+        with _explained(f"{path} cannot be made"), contextlib.ExitStack() as undo:
+            with self.locked():
+                if path.exists():
+                    raise VolumeFileError(f"{path} exists already")
+                admit(self.usage())
+                descriptor, hidden = self._hidden(f"{_CREATING}{name}-")
+                undo.callback(os.close, descriptor)
+                undo.callback(hidden.unlink, missing_ok=True)
+                os.ftruncate(descriptor, size)
+            yield descriptor
+            if owner:
+                _set_owner(descriptor, owner)
+            else:
+                os.fchmod(descriptor, 0o400)
+            os.fsync(descriptor)
+            # Unlike a rename, a link never replaces what is there.
+            os.link(hidden, path)
+            hidden.unlink()
+            self._sync()
+
+    def remove(self, name: str) -> None:
+        """Remove the file; nothing happens when it is not there.
+
+        :raises VolumeFileError: it cannot be removed.
+        """
+        path = self.path_of(name)
+        with _explained(f"{path} cannot be removed"):
+            path.unlink(missing_ok=True)
+            (self.path / f"{_REVERTING}{name}").unlink(missing_ok=True)
+            self._sync()
+
+    def grow(self, name: str, size: int, admit: Callable[[Usage], None]) -> None:
+        """Make the file ``size`` bytes large; nothing happens when it is already.
+
+        :raises VolumeFileError: it is larger, or cannot be grown.
+        """
+        path = self.existing(name)
+        with _explained(f"{path} cannot be extended"), self.locked():
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                now = os.fstat(descriptor).st_size
+                if now > size:
+                    raise VolumeFileError(f"{path} has {now} bytes, more than {size}")
+                if now < size:
+                    admit(self.usage())
+                    os.ftruncate(descriptor, size)
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    @contextlib.contextmanager
+    def reverting(self, name: str, source: str) -> Iterator[None]:
+        """Mark the file as half reverted until the block has ended well."""
+        mark = self.path / f"{_REVERTING}{name}"
+        mark.write_text(source)
+        self._sync()
+        yield
+        mark.unlink()
+        self._sync()
+
+    def check_whole(self, name: str) -> None:
+        """Refuse a file whose revert was interrupted.
+
+        :raises VolumeFileBusy: it holds neither its old content nor the snapshot's.
+        """
+        mark = self.path / f"{_REVERTING}{name}"
+        with contextlib.suppress(FileNotFoundError):
+            raise VolumeFileBusy(
+                f"The volume file {name} is half reverted to {mark.read_text()}",
+                advice="Revert it again, to that snapshot or to another, or delete it",
+            )
+
+    def owner(self, name: str) -> str:
+        """The id of the volume that the file was made for; '' when nothing says so."""
+        path = self.existing(name)
+        with _explained(f"{path} cannot be read"):
+            try:
+                return os.getxattr(path, OWNER_XATTR).decode("utf-8", "replace")
+            except OSError as error:
+                if error.errno in _NO_XATTR:
+                    return ""
+                raise
+
+    @contextlib.contextmanager
+    def freezing(self, name: str) -> Iterator[None]:
+        """Note that filesystems on the file are frozen, should this process die now."""
+        with self.locked():
+            descriptor, note = self._hidden(_FREEZING)
+            os.write(descriptor, name.encode())
+        try:
+            yield
+        finally:
+            note.unlink()
+            os.close(descriptor)
+
+    def left_frozen(self, thaw: Callable[[Path], None]) -> None:
+        """Call ``thaw`` with each file on which a dead process left a filesystem frozen."""
+        with _explained(f"The volume directory {self.path} cannot be used"), self.locked():
+            for note in self._orphans(_FREEZING):
+                name = note.read_text()
+                if _PLAIN_NAME.fullmatch(name) and (self.path / name).exists():
+                    thaw(self.path / name)
+                note.unlink()
+
+    def usage(self) -> Usage:
+        """Measure the disk and all files; O(files)."""
+        disk = os.statvfs(self.path)
+        written = promised = 0
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") and not entry.name.startswith(_CREATING):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    info = entry.stat(follow_symlinks=False)
+                    blocks = info.st_blocks * 512
+                    grows = info.st_mode & stat.S_IWUSR
+                    written += blocks
+                    promised += max(blocks, info.st_size) if grows else blocks
+        return Usage(
+            free=disk.f_bavail * disk.f_frsize,
+            used=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+            written=written,
+            promised=promised,
+        )
+
+    def _hidden(self, prefix: str) -> tuple[int, Path]:
+        """A new file that belongs to this process while it is open; needs the lock."""
+        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=self.path)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor, Path(name)
+
+    def _orphans(self, prefix: str) -> Iterator[Path]:
+        """Hidden files whose maker is dead; needs the lock."""
+        for path in self.path.glob(f"{prefix}*"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield path
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _set_owner(descriptor: int, owner: str) -> None:
+    try:
+        os.setxattr(descriptor, OWNER_XATTR, owner.encode())
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = PoolFull if error.errno in _NO_SPACE else VolumeFileError
+        raise kind(f"{what}: {error.strerror or error}") from error
