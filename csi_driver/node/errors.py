@@ -40,10 +40,16 @@ class DeadMount(CinderCSIError):
     advice = "Delete the Pods that use the volume; they get it back when it is staged again"
 
 
-class NotFormatted(CinderCSIError):
-    """A volume that holds no filesystem is to be mounted read-only."""
+class DeviceReadOnly(CinderCSIError):
+    """A volume that is to be written came as a read-only device."""
 
-    advice = "Stage it writable once: a volume is never formatted for a read-only use"
+    advice = "Check how the backend presents the volume, or publish it read-only"
+
+
+class FormattedMeanwhile(CinderCSIError):
+    """Another node formatted the volume while this one was about to."""
+
+    advice = "Nothing was written; a retry uses that filesystem"
 
 
 class MountFailed(CinderCSIError):

@@ -22,6 +22,10 @@ from csi_driver.node.errors import MountFailed, TargetBusy, UnmountFailed
 _PER_MOUNT_FLAGS = frozenset(
     ("nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "nosymfollow")
 )
+# ext4 keeps "rw" when an error made it read-only, and answers from its cache when it
+# was shut down; kernels from 6.13 on say so beside it.
+_READ_ONLY_FILESYSTEM = frozenset(("ro", "emergency_ro"))
+_SHUT_DOWN = "shutdown"
 _DEAD_ERRNOS = frozenset(
     (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN)
 )
@@ -51,7 +55,7 @@ class Mount:
     @property
     def read_only(self) -> bool:
         """Whether nothing can be written through this mount."""
-        return "ro" in self.options or "ro" in self.super_options
+        return "ro" in self.options or not _READ_ONLY_FILESYSTEM.isdisjoint(self.super_options)
 
     def __str__(self) -> str:
         return f"{self.source} ({self.fs_type}, device {self.device}, {self.root}) at {self.path}"
@@ -71,7 +75,7 @@ def _parse_line(line: bytes) -> Mount:
     if not separator:
         raise ValueError(f"no separator in mountinfo line {line!r}")
     number, parent, device, root, path, options = before.split(b" ")[:6]
-    fs_type, source, super_options = (after.split(b" ") + [b""])[:3]
+    fs_type, source, super_options = [*after.split(b" "), b""][:3]
     return Mount(
         id=int(number),
         parent=int(parent),
@@ -108,8 +112,8 @@ def layers_at(mounts: Sequence[Mount], path: str) -> list[Mount]:
 
 def real_path(path: str) -> str:
     """``path`` with its parents resolved, as mountinfo names it; the last part is kept."""
-    parent, name = os.path.split(os.path.normpath(path))
-    return os.path.join(os.path.realpath(parent), name)
+    lexical = Path(os.path.normpath(path))
+    return str(Path(os.path.realpath(lexical.parent), lexical.name))
 
 
 def list_mounts() -> list[Mount]:
@@ -137,7 +141,7 @@ def device_number(path: str) -> str:
     A missing node and one that cannot be looked at count as none.
     """
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError:
         return ""
     if not stat.S_ISBLK(status.st_mode):
@@ -146,7 +150,9 @@ def device_number(path: str) -> str:
 
 
 def is_dead(mount: Mount) -> bool:
-    """Whether the filesystem cannot be used any more: its device failed or is gone."""
+    """Whether a mount just read cannot be used any more: its device failed or is gone."""
+    if _SHUT_DOWN in mount.super_options:
+        return True
     if not mount.device.startswith("0:") and not Path("/sys/dev/block", mount.device).exists():
         return True
     try:
@@ -265,7 +271,7 @@ def _describe_holder(process: Path, device: str) -> str:
 
 def _link(path: Path) -> str:
     try:
-        return os.readlink(path)
+        return str(path.readlink())
     except OSError:
         return ""
 
