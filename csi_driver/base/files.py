@@ -47,17 +47,17 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink()
+        _sync_directory(path.parent)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise StateDirectoryError(f"{path} cannot be removed: {error}") from error
-    _sync_directory(path.parent)
 
 
 def _write(path: Path, content: bytes, mode: int, *, replace: bool) -> bool:
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_directory(path.parent)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -80,6 +80,15 @@ def _write(path: Path, content: bytes, mode: int, *, replace: bool) -> bool:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     return True
+
+
+def _make_directory(directory: Path) -> None:
+    """Make the directory and its parents; each new name is on disk too."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(exist_ok=True, mode=0o700)
+    _sync_directory(directory.parent)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -24,24 +24,38 @@ from csi_driver.base.files import read_text, write_new
 
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
+_KEY_BYTES = 32
 _NONCE_BYTES = 12
 
 
 class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     """Keys by id (8 hexadecimal digits); ``current`` seals, all of them open.
 
-    Keys are base64 text of 32 bytes.  Rotation adds a key and moves ``current``;
+    Keys are base64 text of 32 bytes; anything else is a ValueError.  Rotation adds a key and moves ``current``;
     an old key stays while anything sealed with it is in use.
     """
 
     current: str
     keys: dict[str, str]
 
+    def __post_init__(self) -> None:
+        # msgspec turns a ValueError into its own decoding error.
+        if self.current not in self.keys:
+            raise ValueError("the current key is not in it")
+        for key_id, key in self.keys.items():
+            if len(bytes.fromhex(key_id)) != _KEY_ID_BYTES:
+                raise ValueError(f"{key_id!r} is no key id")
+            if len(base64.b64decode(key, validate=True)) != _KEY_BYTES:
+                raise ValueError(f"key {key_id} has not {_KEY_BYTES} bytes")
+
+    def __repr__(self) -> str:
+        return f"KeyRing(current={self.current!r}, keys={sorted(self.keys)})"  # never the keys
+
     @classmethod
     def generate(cls) -> KeyRing:
         """A ring of one new random key."""
         key_id = secrets.token_hex(_KEY_ID_BYTES)
-        return cls(current=key_id, keys={key_id: base64.b64encode(os.urandom(32)).decode()})
+        return cls(current=key_id, keys={key_id: base64.b64encode(os.urandom(_KEY_BYTES)).decode()})
 
     def seal(self, plain: bytes, bound_to: tuple[str, ...]) -> str:
         """Compress, encrypt and encode ``plain``.
@@ -89,15 +103,12 @@ def load_or_create(path: Path) -> KeyRing:
         write_new(path, msgspec.json.encode(KeyRing.generate()), mode=0o600)
         text = read_text(path) or ""
     try:
-        ring = msgspec.json.decode(text, type=KeyRing)
+        return msgspec.json.decode(text, type=KeyRing)
     except msgspec.DecodeError as error:
         raise ConfigurationError(
             f"The key file {path} is damaged: {error}",
             advice="Restore it from a backup: what its keys sealed is lost without it",
         ) from error
-    if ring.current not in ring.keys:
-        raise ConfigurationError(f"The key file {path} names a current key that it does not hold")
-    return ring
 
 
 def _associated(bound_to: tuple[str, ...]) -> bytes:

@@ -78,6 +78,8 @@ def test_zoning_data_is_dropped_when_the_map_would_exceed_the_limit():
 
 
 def test_connection_info_that_cannot_fit_is_refused_with_advice():
-    portals = [f"[2001:db8::{secrets.token_hex(2)}]:{n}" + secrets.token_hex(16) for n in range(99)]
+    portals = [
+        f"[2001:db8::{secrets.token_hex(2)}]:{n}" + secrets.token_hex(16) for n in range(199)
+    ]
     with pytest.raises(PublishContextTooLarge, match="fewer portals"):
         seal(context(target_portals=portals), KEYS, DRIVER)
