@@ -100,10 +100,11 @@ def run(
     except BaseException:
         _kill(child)
         raise
-    errors = stderr.decode("utf-8", "replace")
+    output, errors = stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
     if child.returncode not in ok:
-        raise CommandFailed(_shown(args), child.returncode, _last_lines(errors, args))
-    output = stdout.decode("utf-8", "replace")
+        # Some programs, e2fsck among them, complain on standard output.
+        complaint = _last_lines(errors, args) or _last_lines(output, args)
+        raise CommandFailed(_shown(args), child.returncode, complaint)
     return Completed(args=tuple(args), returncode=child.returncode, stdout=output, stderr=errors)
 
 

@@ -34,7 +34,8 @@ DEFAULT = "ext4"
 class Probed:
     """What a device shows.
 
-    ``fs_type`` and ``uuid``: its one supported filesystem, '' if it shows none.
+    ``fs_type`` and ``uuid``: its one supported filesystem, '' if it shows none.  A
+    ``uuid`` alone: a filesystem with it was begun and left without a signature.
     ``blank``: no signature at all, and the first and last MiB read zero.
     ``foreign``: types of every other signature.
     """
@@ -102,7 +103,7 @@ def _never_formatted(formatting: Formatting, wanted: str, probed: Probed) -> Dec
         raise UnsupportedFilesystem(f"Filesystem type {fs_type!r} is not supported")
     if probed.blank:
         return make
-    if probed.fs_type and _same(probed.uuid, formatting.fs_uuid) and not probed.foreign:
+    if _same(probed.uuid, formatting.fs_uuid) and not probed.foreign:
         # An earlier stage made it and did not get to say so: nobody has used it.
         if probed.fs_type != fs_type:
             return make

@@ -1,4 +1,4 @@
-"""How large a filesystem believes to be, read from its superblock.
+"""What the superblock of a filesystem says: its size, and whether it is finished.
 
 Called by :mod:`csi_driver.node.filesystems`.  Read directly, with a few fields of
 a published disk format, instead of from the text output of dumpe2fs and xfs_db:
@@ -20,6 +20,7 @@ _SUPERBLOCK_BYTES = 4096
 _EXT_MAGIC = 0xEF53
 _EXT_INCOMPAT_64BIT = 0x80
 _XFS_MAGIC = b"XFSB"
+_XFS_IN_PROGRESS = 126
 # xfs_fs.h: XFS_IOC_FSGEOMETRY_V1 and the start of struct xfs_fsop_geom_v1.
 _XFS_GEOMETRY = 0x80705864
 _XFS_GEOMETRY_BYTES = 112
@@ -76,6 +77,15 @@ def xfs_size(device: str, mountpoint: str | None) -> FilesystemSize:
         ) from error
     block_bytes = struct.unpack_from("=I", raw, 0)[0]
     return _xfs(struct.unpack_from("=Q", raw, 32)[0], block_bytes)
+
+
+def xfs_is_unfinished(device: str) -> bool:
+    """Whether mkfs.xfs began and did not come to its end; the kernel does not mount it.
+
+    :raises DeviceReadError: the device cannot be read.
+    """
+    head = devices.read_direct(device, 0, _SUPERBLOCK_BYTES)
+    return head[:4] == _XFS_MAGIC and head[_XFS_IN_PROGRESS] != 0
 
 
 def parse_ext(device: str, head: bytes) -> FilesystemSize:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from csi_driver.attach import devices
 from csi_driver.attach.errors import CommandFailed
 from csi_driver.attach.processes import run
+from csi_driver.node import filesystem_intent
 from csi_driver.node.filesystem_errors import (
     FilesystemDamaged,
     FilesystemNotGrown,
@@ -29,7 +30,12 @@ from csi_driver.node.filesystem_rules import (
     Probed,
     decide,
 )
-from csi_driver.node.filesystem_sizes import FilesystemSize, ext_size, xfs_size
+from csi_driver.node.filesystem_sizes import (
+    FilesystemSize,
+    ext_size,
+    xfs_is_unfinished,
+    xfs_size,
+)
 
 __all__ = [
     "DEFAULT",
@@ -69,8 +75,10 @@ def probe(device: str) -> Probed:
     zero = devices.edges_are_zero(device)
     found = devices.signatures(device)
     own = [s for s in found if s.usage == "filesystem" and s.type in SUPPORTED]
+    if not found and not zero:
+        return Probed(uuid=filesystem_intent.read(device))
     if len(own) != 1:
-        return Probed(blank=zero and not found, foreign=tuple(s.type for s in found))
+        return Probed(blank=not found, foreign=tuple(s.type for s in found))
     return Probed(
         fs_type=own[0].type,
         uuid=own[0].uuid,
@@ -102,6 +110,7 @@ def make(device: str, fs_type: str, uuid: str, options: Sequence[str] = ()) -> N
         command = ["mkfs.xfs", "-q", "-K", *(["-f"] if found else []), "-m", f"uuid={uuid}"]
     else:
         raise UnsupportedFilesystem(f"Filesystem type {fs_type!r} is not supported")
+    filesystem_intent.write(device, uuid)
     try:
         run([*command, *options, device], timeout=_MAKE_SECONDS)
     except CommandFailed as error:
@@ -113,15 +122,22 @@ def check(device: str, fs_type: str) -> None:
     """Bring an unmounted filesystem into order before it is mounted.
 
     ext3, ext4: ``e2fsck -p`` replays the journal, repairs what is safe to repair
-    without asking, and returns at once when the filesystem was left clean.  xfs:
-    nothing, its journal replays at mount.  A read-only device: nothing, no repair
-    can be written; see :func:`mount_options`.
+    without asking, and returns at once when the filesystem was left clean.  xfs: its
+    journal replays at mount, so it is only seen that mkfs came to its end.  A
+    read-only device: nothing, no repair can be written; see :func:`mount_options`.
 
     :raises FilesystemDamaged: a person must decide about the repair.
     :raises CommandFailed: the check itself did not work (device in use, unreadable).
     """
-    if fs_type in _EXT and not devices.is_read_only(device):
+    if devices.is_read_only(device):
+        return
+    if fs_type in _EXT:
         _e2fsck(device)
+    elif xfs_is_unfinished(device):
+        raise FilesystemDamaged(
+            f"The xfs on {device} was never finished by mkfs.xfs",
+            advice=f"Look at it with xfs_repair -n {device} on this node",
+        )
 
 
 def needs_growth(device: str, fs_type: str, mountpoint: str | None) -> bool:
