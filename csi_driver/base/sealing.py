@@ -31,8 +31,9 @@ _NONCE_BYTES = 12
 class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     """Keys by id (8 hexadecimal digits); ``current`` seals, all of them open.
 
-    Keys are base64 text of 32 bytes; anything else is a ValueError.  Rotation adds a key and moves ``current``;
-    an old key stays while anything sealed with it is in use.
+    Keys are base64 text of 32 bytes; anything else is a ValueError.  Rotation
+    adds a key and moves ``current``; an old key stays while anything sealed with
+    it is in use.
     """
 
     current: str
