@@ -1,0 +1,229 @@
+"""Prepares a process for Cinder's volume drivers, once.
+
+Called by :func:`csi_driver.cinderlib.setup` and by ``cinder-csi serve`` before the
+first backend is loaded.  Cinder's drivers expect to live in Cinder's own service:
+with its configuration, its database, its locks and its privileges.  This module
+gives them all of that without the service, and is the only one, with its
+neighbours in this package, that touches what a process has only once.
+
+What ``setup`` changes in the process (a test compares before and after):
+
+==================================  ================================================
+what                                to what, and why
+==================================  ================================================
+environment                         ``EVENTLET_NO_GREENDNS=yes``,
+                                    ``OS_CINDER_DISABLE_EVENTLET_PATCHING=1``; and
+                                    ``GRPC_ENABLE_FORK_SUPPORT=0`` unless it is set
+``eventlet.monkey_patch``           raises, so that nothing patches by accident
+``oslo_service`` backend            native threads
+``cinder.db.{api,models,utils,``    stand-ins, see ``standins`` and ``database``
+``base}`` in ``sys.modules``
+``oslo_config.cfg.CONF``            parsed with no arguments and no files; state_path,
+                                    host, lock paths and coordination are overridden
+``processutils.subprocess``         its ``Popen`` drops ``preexec_fn``, see ``processes``
+privsep contexts (three)            run in this process when it is root, else through
+                                    ``root_helper``
+``cinder.utils.get_root_helper``    answers ``root_helper``
+``cinder.coordination``             started: one thread, file locks under state_path
+==================================  ================================================
+
+Logging, ``time.sleep``, threads and sockets stay as the host program has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from csi_driver.base.errors import StateDirectoryError
+from csi_driver.cinderlib.exceptions import NotSetUp, SetupConflict
+from csi_driver.cinderlib.runtime import processes, standins
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """What a process needs to know to run drivers.
+
+    :param state_path: directory for lock files and what drivers keep; made if absent.
+    :param host: the name under which volumes belong to this installation's backends.
+    :param root_helper: command prefix for privileged commands; not used as root.
+    :param project_id: project that drivers see on volumes; some use it in names.
+    """
+
+    state_path: Path
+    host: str = field(default_factory=socket.gethostname)
+    root_helper: str = "sudo"
+    project_id: str = "cinderlib"
+    user_id: str = "cinderlib"
+
+
+# Protects _settings and everything that setup changes: one thread sets up, the
+# others wait for it.
+_lock = threading.Lock()
+_settings: RuntimeSettings | None = None
+
+
+def setup(settings: RuntimeSettings) -> None:
+    """Prepare the process; a further call with equal settings does nothing.
+
+    About 1.2 s of CPU and 75 MiB, most of it imports.
+
+    :raises SetupConflict: set up with other settings, or the host program has
+        patched threads by eventlet or imported Cinder's database already.
+    :raises StateDirectoryError: ``state_path`` cannot be used.
+    """
+    global _settings  # noqa: PLW0603 - one process, one Cinder: that is what it tells
+    with _lock:
+        if _settings == settings:
+            return
+        if _settings is not None:
+            raise SetupConflict(
+                f"This process was set up with {_settings}, and cannot be with {settings}"
+            )
+        _refuse_spoiled_process()
+        locks = _make_directories(settings.state_path)
+        _prepare_environment()
+        _import_cinder()
+        _configure(settings, locks)
+        _start_locks()
+        _take_privileges(settings)
+        processes.drop_preexec()
+        _settings = settings
+
+
+def active() -> RuntimeSettings:
+    """The settings that this process was set up with.
+
+    :raises NotSetUp: ``setup`` was not called.
+    """
+    settings = _settings
+    if settings is None:
+        raise NotSetUp("The process is not set up for Cinder drivers")
+    return settings
+
+
+def _refuse_spoiled_process() -> None:
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise SetupConflict(
+            "This process has its threads patched by eventlet",
+            advice="Do not call eventlet.monkey_patch(): drivers run on native threads here",
+        )
+    loaded = [name for name in (*standins.REPLACED, "cinder.objects") if name in sys.modules]
+    if loaded:
+        raise SetupConflict(f"This process has imported {loaded[0]} already")
+
+
+def _make_directories(state_path: Path) -> Path:
+    locks = state_path.absolute() / "locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateDirectoryError(f"{locks} cannot be made: {error}") from error
+    return locks
+
+
+def _prepare_environment() -> None:
+    os.environ["EVENTLET_NO_GREENDNS"] = "yes"
+    # Decides for native threads even where Cinder's own services are told otherwise.
+    os.environ["OS_CINDER_DISABLE_EVENTLET_PATCHING"] = "1"
+    # gRPC reads it when it is imported: its fork handlers abort the child of a real fork.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+def _import_cinder() -> None:
+    """Import what every driver needs, in the one order that works."""
+    with warnings.catch_warnings(), _without_warning("cinder.monkey_patch"):
+        # Cinder imports eventlet, which patches nothing and says that it is deprecated.
+        warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+        from cinder import monkey_patch
+
+        monkey_patch.patch(backend="threading")
+    standins.replace_database(_database_function)
+    standins.register_name_templates()
+    with standins.without_sqlalchemy():
+        from cinder import objects
+
+        # Before any driver: the manager and drivers.lvm name objects.Volume at import.
+        objects.register_all()
+        import cinder.context
+    import cinder.common.config  # noqa: F401 - declares state_path, host, my_ip and more
+
+
+def _database_function(name: str) -> Any:
+    from csi_driver.cinderlib.runtime import database
+
+    return database.function(name)
+
+
+@contextlib.contextmanager
+def _without_warning(name: str) -> Iterator[None]:
+    """Keep one logger still: Cinder calls native threads experimental, which is known."""
+    logger = logging.getLogger(name)
+
+    def refuse(_record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(refuse)
+    try:
+        yield
+    finally:
+        logger.removeFilter(refuse)
+
+
+def _configure(settings: RuntimeSettings, locks: Path) -> None:
+    """Give Cinder its configuration without argv and without files in /etc."""
+    import os_brick
+    from cinder import coordination  # noqa: F401 - declares [coordination]
+    from oslo_concurrency import lockutils  # noqa: F401 - declares [oslo_concurrency]
+    from oslo_config import cfg
+
+    conf = cfg.CONF
+    conf([], project="cinder", default_config_files=[], default_config_dirs=[])
+    conf.set_override("state_path", str(settings.state_path.absolute()))
+    conf.set_override("host", settings.host)
+    conf.set_override("lock_path", str(locks), group="oslo_concurrency")
+    conf.set_override("backend_url", f"file://{locks}", group="coordination")
+    # os-brick copies lock_path, so only now.
+    os_brick.setup(conf)
+
+
+def _start_locks() -> None:
+    """Without a started coordinator every synchronized driver method raises."""
+    from cinder import coordination
+
+    coordination.COORDINATOR.start()
+
+
+def _take_privileges(settings: RuntimeSettings) -> None:
+    """Run privileged code in this process when it is root, else through the helper."""
+    sleep = time.sleep
+    import cinder.privsep
+    import cinder.utils
+    import os_brick.privileged
+    import os_brick.utils
+    from oslo_privsep import priv_context
+
+    # os-brick's own tests need that wrapper; a host program does not.
+    time.sleep = sleep
+    root = os.geteuid() == 0
+    if not root:
+        priv_context.init(root_helper=shlex.split(settings.root_helper))
+    for context in (
+        cinder.privsep.sys_admin_pctxt,
+        os_brick.privileged.default,
+        os_brick.privileged.brick_privsep_hide_output,
+    ):
+        context.set_client_mode(not root)
+    cinder.utils.get_root_helper = lambda: settings.root_helper

@@ -1,0 +1,86 @@
+"""The objects of one driver call: their records, their rows, and what the driver gets.
+
+Used by :mod:`csi_driver.cinderlib.manager`, one :class:`Call` around each call of a
+driver.  While it lasts the rows are held in the directory, so that whatever the
+driver saves, reloads or looks up is the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from csi_driver.cinderlib.persistence.records import (
+    ConnectionRecord,
+    SnapshotRecord,
+    VolumeRecord,
+)
+from csi_driver.cinderlib.runtime import ovo, rows
+from csi_driver.cinderlib.runtime.directory import SNAPSHOT, VOLUME, Member, directory
+
+R = TypeVar("R", VolumeRecord, SnapshotRecord)
+
+
+@dataclass(frozen=True)
+class Part(Generic[R]):
+    """One object of a call: ``object`` is what the driver gets."""
+
+    record: R
+    row: rows.Row
+    before: rows.Row
+    object: Any
+
+    def changed(self) -> R:
+        """The record with what the driver made of it."""
+        return rows.changed(self.record, self.row)
+
+
+class Call:
+    """A context manager; objects are added inside it, first the one the call is about.
+
+    The caller stores that one.  What the driver saved of the others goes to the
+    lookup when the call ends, whether it failed or not.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self.context = ovo.request_context()
+        self._member = member
+        self._stack = ExitStack()
+        self._parts: list[Part[Any]] = []
+
+    def volume(
+        self, record: VolumeRecord, connections: Sequence[ConnectionRecord] | None = None
+    ) -> Part[VolumeRecord]:
+        """Add a volume; its connections come from the lookup unless given."""
+        row = self._member.volume_row(record, connections)
+        self._stack.enter_context(directory.holding(VOLUME, row))
+        part = Part(record, row, rows.Row(row), ovo.volume(self.context, row))
+        self._parts.append(part)
+        return part
+
+    def snapshot(
+        self, record: SnapshotRecord, volume: VolumeRecord | None = None
+    ) -> Part[SnapshotRecord]:
+        """Add a snapshot; its volume comes from the lookup unless given."""
+        row = self._member.snapshot_row(record, volume)
+        self._stack.enter_context(directory.holding(SNAPSHOT, row))
+        part = Part(record, row, rows.Row(row), ovo.snapshot(self.context, row))
+        self._parts.append(part)
+        return part
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        for part in self._parts[1:]:
+            if part.row != part.before:
+                self._member.lookup.save(part.changed())

@@ -1,0 +1,95 @@
+"""What single drivers need that Cinder's service would give them another way.
+
+Called by :mod:`csi_driver.cinderlib.runtime.drivers`.  Each quirk names the driver,
+the fact and the cure; nothing here changes Cinder's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RADOS_TIMEOUT_SECONDS = 5
+"""Default of ``rados_connect_timeout``; Ceph's own default (-1) waits for ever."""
+
+ATTRIBUTES: Mapping[str, str] = {
+    "rbd_keyring_conf": "rbd_keyring_conf",
+    "rbd_keyring_file": "rbd_keyring_conf",
+}
+"""Options that no declaration exists for: set on the configuration itself.
+
+``rbd_keyring_conf`` was taken out of Cinder's options for OpenStack's sake; the RBD
+driver still reads it as an attribute.  ``rbd_keyring_file`` is the name that
+cinderlib's documents gave it.
+"""
+
+
+def driver_options(driver_class: Any) -> list[Any]:
+    """The options that a driver declares.
+
+    ``NetAppDriver`` declares none, being a name for several drivers.  ``RBDISCSIDriver``
+    asks Cinder's shared group for ``suppress_requests_ssl_warnings``, which only
+    ``cinder.volume.manager`` declares: without it, KeyError.
+    """
+    from cinder.volume import configuration
+    from oslo_config import cfg
+
+    declare = getattr(driver_class, "get_driver_options", list)
+    try:
+        return list(declare())
+    except KeyError as error:
+        if error.args != ("suppress_requests_ssl_warnings",):
+            raise
+    cfg.CONF.register_opt(
+        cfg.BoolOpt("suppress_requests_ssl_warnings", default=False),
+        group=configuration.SHARED_CONF_GROUP,
+    )
+    return list(declare())
+
+
+def before_init(driver_class: Any, configuration: Any, options: Mapping[str, Any]) -> None:
+    """Complete a backend's configuration before its driver is made."""
+    _answer_backend_sections()
+    for given, attribute in ATTRIBUTES.items():
+        if given in options:
+            setattr(configuration, attribute, options[given])
+    if "rados_connect_timeout" in {option.name for option in driver_options(driver_class)}:
+        _limit_rados(configuration)
+
+
+def _limit_rados(configuration: Any) -> None:
+    from oslo_config import cfg
+
+    if configuration.rados_connect_timeout == -1:
+        cfg.CONF.set_override(
+            "rados_connect_timeout", RADOS_TIMEOUT_SECONDS, group=configuration.config_group
+        )
+
+
+def _answer_backend_sections() -> None:
+    """Let drivers find the configuration of a backend by its name.
+
+    NetApp's replication and migration look for another backend's section of
+    cinder.conf; there is no such file here, and groups carry a prefix.
+    """
+    from cinder.volume import volume_utils
+
+    volume_utils.get_backend_configuration = _backend_configuration
+
+
+def _backend_configuration(backend_name: str, backend_opts: Any = None) -> Any:
+    from cinder import exception
+    from cinder.volume import configuration, driver
+    from oslo_config import cfg
+
+    from csi_driver.cinderlib.runtime.drivers import GROUP_PREFIX
+
+    group = GROUP_PREFIX + backend_name
+    if group not in cfg.CONF:
+        raise exception.ConfigNotFound(
+            message=f"No backend {backend_name} is configured in this process"
+        )
+    found = configuration.Configuration(driver.volume_opts, config_group=group)
+    if backend_opts:
+        found.append_config_values(backend_opts)
+    return found

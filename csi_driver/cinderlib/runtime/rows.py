@@ -1,0 +1,234 @@
+"""From records to the rows that Cinder's database would return, and back.  Pure.
+
+Used by ``directory``.  Cinder's own ``_from_db_object`` makes versioned objects
+from rows, so everything that a driver may read of a volume is decided here and
+nowhere else.  Rows carry Cinder ids; records carry ours.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import msgspec
+
+from csi_driver.cinderlib.persistence.records import (
+    ConnectionRecord,
+    Phase,
+    SnapshotRecord,
+    VolumeRecord,
+)
+
+PROVIDER_FIELDS = (
+    "_name_id",
+    "provider_id",
+    "provider_location",
+    "provider_auth",
+    "provider_geometry",
+    "replication_status",
+    "replication_extended_status",
+    "replication_driver_data",
+    "encryption_key_id",
+    "ec2_id",
+)
+"""Columns that drivers fill and that a record keeps in ``provider``."""
+
+_TYPE_NAMESPACE = uuid.UUID("6b1f7c0e-6d0a-4b6e-9a0e-0a6f7a1f5a11")
+
+_VOLUME_STATUS = {
+    Phase.CREATING: "creating",
+    Phase.DELETING: "deleting",
+    Phase.ERROR: "error",
+}
+
+
+class Row(dict[str, Any]):
+    """A database row: its columns by key and by attribute, None where there is none."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.get(name)
+
+
+def volume_row(
+    record: VolumeRecord,
+    *,
+    host: str,
+    pool: str,
+    owner: Mapping[str, str],
+    source_ids: Mapping[str, str],
+    connections: Sequence[ConnectionRecord] = (),
+) -> Row:
+    """The row of a volume.
+
+    :param host: ``HOST@BACKEND``; the pool is appended as Cinder does.
+    :param pool: the pool of a volume whose record names none.
+    :param owner: ``user_id`` and ``project_id``.
+    :param source_ids: ``snapshot_id`` or ``source_volid`` as drivers know them.
+    """
+    chosen = record.pool or pool
+    attachments = [attachment_row(connection, record.cinder_id) for connection in connections]
+    in_use = any(row["attach_status"] == "attached" for row in attachments)
+    volume_type = type_row(record.extra_specs, record.qos_specs, multiattach=record.multiattach)
+    return Row(
+        {name: record.provider.get(name) for name in PROVIDER_FIELDS},
+        **owner,
+        **source_ids,
+        id=record.cinder_id,
+        host=f"{host}#{chosen}" if chosen else host,
+        size=record.size_gib,
+        availability_zone=record.availability_zone or None,
+        status=_VOLUME_STATUS.get(record.phase, "in-use" if in_use else "available"),
+        attach_status="attached" if in_use else "detached",
+        display_name=record.name,
+        display_description=record.description,
+        volume_type_id=volume_type["id"],
+        volume_type=volume_type,
+        multiattach=record.multiattach,
+        bootable=record.bootable,
+        use_quota=True,
+        shared_targets=False,
+        deleted=False,
+        created_at=_time(record.created_at),
+        volume_metadata=_pairs(record.metadata),
+        volume_admin_metadata=_pairs(record.admin_metadata),
+        volume_glance_metadata=[],
+        volume_attachment=attachments,
+    )
+
+
+@overload
+def changed(record: VolumeRecord, row: Row) -> VolumeRecord: ...
+@overload
+def changed(record: SnapshotRecord, row: Row) -> SnapshotRecord: ...
+def changed(record: VolumeRecord | SnapshotRecord, row: Row) -> VolumeRecord | SnapshotRecord:
+    """The record with what the driver made of its row."""
+    if isinstance(record, SnapshotRecord):
+        return msgspec.structs.replace(
+            record, provider=provider_fields(row), metadata=dictionary(row["snapshot_metadata"])
+        )
+    pool = str(row["host"]).partition("#")[2]
+    return msgspec.structs.replace(
+        record,
+        pool=pool,
+        size_gib=int(row["size"]),
+        provider=provider_fields(row),
+        metadata=dictionary(row["volume_metadata"]),
+        admin_metadata=dictionary(row["volume_admin_metadata"]),
+        multiattach=bool(row["multiattach"]),
+        bootable=bool(row["bootable"]),
+        availability_zone=row["availability_zone"] or "",
+    )
+
+
+def snapshot_row(
+    record: SnapshotRecord, volume: Row, volume_id: str, owner: Mapping[str, str]
+) -> Row:
+    """The row of a snapshot; ``volume_id`` is its volume's Cinder id."""
+    return Row(
+        {name: record.provider.get(name) for name in PROVIDER_FIELDS},
+        **owner,
+        id=record.cinder_id,
+        volume_id=volume_id,
+        volume=volume,
+        volume_size=record.size_gib,
+        volume_type_id=volume.volume_type_id,
+        status=_VOLUME_STATUS.get(record.phase, "available"),
+        progress="100%" if record.phase is Phase.AVAILABLE else "0%",
+        display_name=record.name,
+        display_description=record.description,
+        use_quota=True,
+        deleted=False,
+        created_at=_time(record.created_at),
+        snapshot_metadata=_pairs(record.metadata),
+    )
+
+
+def attachment_row(record: ConnectionRecord, volume_id: str) -> Row:
+    """The row of an attachment; connector and connection info are JSON in Cinder too."""
+    attaching = record.phase in (Phase.CREATING, Phase.ATTACHING, Phase.ERROR)
+    return Row(
+        id=record.cinder_id,
+        volume_id=volume_id,
+        instance_uuid=record.instance_uuid or None,
+        attached_host=record.attached_host or record.connector.get("host"),
+        mountpoint=record.mountpoint or None,
+        attach_time=_time(record.created_at),
+        attach_status="attaching" if attaching else "attached",
+        attach_mode=record.attach_mode,
+        connector=json.dumps(record.connector),
+        connection_info=json.dumps(_flat(record.connection_info)),
+        deleted=False,
+    )
+
+
+def type_row(extra_specs: Mapping[str, str], qos: Mapping[str, str], *, multiattach: bool) -> Row:
+    """The volume type that these specs amount to.
+
+    A type has no record: equal specs are the same type, with an id made from them.
+    ``qos`` may hold ``consumer`` (back-end, front-end or both), as in Cinder.
+    """
+    specs = dict(extra_specs)
+    if multiattach:
+        specs["multiattach"] = "<is> True"
+    content = json.dumps([specs, dict(qos)], sort_keys=True)
+    type_id = str(uuid.uuid5(_TYPE_NAMESPACE, content))
+    qos_row = None
+    if qos:
+        qos_row = Row(
+            id=str(uuid.uuid5(_TYPE_NAMESPACE, type_id)),
+            name=f"qos-{type_id}",
+            consumer=qos.get("consumer", "back-end"),
+            specs={key: value for key, value in qos.items() if key != "consumer"},
+            created_at=None,
+            deleted=False,
+        )
+    return Row(
+        id=type_id,
+        name=f"type-{type_id}" if specs or qos else "__DEFAULT__",
+        description=None,
+        is_public=True,
+        projects=[],
+        extra_specs=specs,
+        qos_specs_id=qos_row["id"] if qos_row else None,
+        qos_specs=qos_row,
+        created_at=None,
+        updated_at=None,
+        deleted_at=None,
+        deleted=False,
+    )
+
+
+def provider_fields(row: Row) -> dict[str, Any]:
+    """The columns of a row that a record keeps as returned by the driver."""
+    return {name: row[name] for name in PROVIDER_FIELDS if row.get(name) is not None}
+
+
+def dictionary(pairs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Metadata as a dictionary; rows have it as a list of pairs."""
+    return {pair["key"]: pair["value"] for pair in pairs}
+
+
+def merged(
+    pairs: Sequence[Mapping[str, str]], changes: Mapping[str, str], *, replace: bool
+) -> list[Row]:
+    """Metadata with changes; ``replace`` drops what the changes do not name."""
+    return _pairs({**({} if replace else dictionary(pairs)), **changes})
+
+
+def _pairs(metadata: Mapping[str, str]) -> list[Row]:
+    return [Row(key=key, value=value) for key, value in metadata.items()]
+
+
+def _flat(connection_info: Mapping[str, Any]) -> dict[str, Any]:
+    # An attachment of Cinder has the data beside driver_volume_type, not below "data".
+    rest = {key: value for key, value in connection_info.items() if key != "data"}
+    return {**connection_info.get("data", {}), **rest}
+
+
+def _time(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
