@@ -131,6 +131,21 @@ class InFlight:
                 self._held -= Counter(running.holding)
             self._lock.notify_all()
 
+    def busy(self) -> list[str]:
+        """The objects on which a call runs."""
+        with self._lock:
+            return list(self._running)
+
+    def refuse_other(self, key: str, kind: str) -> None:
+        """Refuse when a call of another kind runs on the object, or waits for its thread.
+
+        :raises OperationInProgress: one does.
+        """
+        with self._lock:
+            current = self._running.get(key)
+            if current is not None and current.kind != kind:
+                raise OperationInProgress(f"{key} is busy: {current.describe(self._clock())}")
+
     def describe(self) -> list[str]:
         """One sentence per running call, for logs and for the drain."""
         now = self._clock()

@@ -16,7 +16,13 @@ import msgspec
 from csi_driver.base.errors import OperationInProgress
 from csi_driver.base.inflight import Running
 from csi_driver.base.publish_context import seal
-from csi_driver.base.values import GIB, NodeRegistration, PublishContext, VolumeCapability
+from csi_driver.base.values import (
+    GIB,
+    AccessMode,
+    NodeRegistration,
+    PublishContext,
+    VolumeCapability,
+)
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
 from csi_driver.controller import capabilities, errors, ids
@@ -29,6 +35,8 @@ from csi_driver.controller.backends import (
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.values import PublishVolume
 from csi_driver.controller.volumes import done
+
+_UNPUBLISH = "ControllerUnpublishVolume"
 
 
 class Attachments:
@@ -211,6 +219,12 @@ class Attachments:
         :raises OperationInProgress: another operation runs on the connection.
         """
         context = self._context
+        # A publish that waits for its thread has no record yet: look for it first.
+        publishing = [ids.connection_id(volume_id, node_id)]
+        if not node_id:
+            publishing = [key for key in context.inflight.busy() if key.startswith(publishing[0])]
+        for key in publishing:
+            context.inflight.refuse_other(key, _UNPUBLISH)
         if node_id:
             one = context.store.get(ConnectionRecord, ids.connection_id(volume_id, node_id))
             found = [one] if one else []
@@ -222,7 +236,7 @@ class Attachments:
         backend = self._context.backends.of_record(record.backend)
         return self._context.inflight.start(
             record.id,
-            "ControllerUnpublishVolume",
+            _UNPUBLISH,
             None,
             lambda running: self._unpublish(running, record.volume_id, record.id, backend),
             backend.detach,
@@ -299,14 +313,17 @@ def refuse_second_node(request: PublishVolume, others: Sequence[ConnectionRecord
             f"Volume {request.volume_id} is published to {nodes}"
             f" and {mode} allows no second node there"
         )
-    writers = [c.node_id for c in others if c.attach_mode == "rw"]
+    writers = [c for c in others if c.attach_mode == "rw"]
+    # Whoever asked for the single writer, the first or the second, has the word.
+    modes = {str(mode), *map(_mode, writers)}
     if (
-        mode.value == "MULTI_NODE_SINGLE_WRITER"
-        and writers
+        writers
         and capabilities.writes(mode, request.readonly)
+        and AccessMode.MULTI_NODE_SINGLE_WRITER in modes
     ):
+        names = ", ".join(connection.node_id for connection in writers)
         raise errors.PublishedElsewhere(
-            f"Volume {request.volume_id} is published for writing to {', '.join(writers)}",
+            f"Volume {request.volume_id} is published for writing to {names}",
             advice="Publish it readonly, or unpublish it there first",
         )
 

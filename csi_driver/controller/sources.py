@@ -19,8 +19,11 @@ def find_source(context: ControllerContext, source: Source) -> VolumeRecord | Sn
     :raises SourceNotFound: it does not exist.
     :raises OperationInProgress: it is being made or deleted.
     """
-    kind = VolumeRecord if source.kind == "volume" else SnapshotRecord
-    record: VolumeRecord | SnapshotRecord | None = context.store.get(kind, source.id)
+    record: VolumeRecord | SnapshotRecord | None
+    if source.kind == "volume":
+        record = context.store.get(VolumeRecord, source.id)
+    else:
+        record = context.store.get(SnapshotRecord, source.id)
     if record is None:
         raise errors.SourceNotFound(f"The source {source.kind} {source.id!r} does not exist")
     if record.phase is not Phase.AVAILABLE:

@@ -61,7 +61,10 @@ class Volumes:
         return self._context.inflight.start(
             volume_id,
             "CreateVolume",
-            msgspec.json.encode((wish, request.required_bytes, request.limit_bytes)),
+            # Deterministic: maps come in any order over the wire.
+            msgspec.json.encode(
+                (wish, request.required_bytes, request.limit_bytes), order="deterministic"
+            ),
             lambda running: self._create(
                 running, volume_id, incarnation, request, chosen, backend, wish
             ),

@@ -140,6 +140,15 @@ def test_a_refused_call_holds_nothing(table, pool, work):
     blocker.result(WAIT)
 
 
+def test_what_runs_is_found_by_its_key_and_refuses_other_kinds(table, pool, work):
+    table.start("volume/node", "Publish", None, work, pool)
+    assert table.busy() == ["volume/node"]
+    table.refuse_other("volume/node", "Publish")
+    table.refuse_other("volume/other", "Unpublish")
+    with pytest.raises(OperationInProgress, match="volume/node is busy: Publish runs"):
+        table.refuse_other("volume/node", "Unpublish")
+
+
 # -- failures -------------------------------------------------------------------
 
 
