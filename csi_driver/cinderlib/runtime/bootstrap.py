@@ -20,7 +20,7 @@ environment                         ``EVENTLET_NO_GREENDNS=yes``,
 ``base}`` in ``sys.modules``
 ``oslo_config.cfg.CONF``            parsed with no arguments and no files; state_path,
                                     host, lock paths and coordination are overridden
-``processutils.subprocess``         its ``Popen`` drops ``preexec_fn``, see ``processes``
+``processutils.subprocess``         its ``Popen`` drops ``preexec_fn``, see ``attach.brick``
 privsep contexts (three)            run in this process when it is root, else through
                                     ``root_helper``
 ``cinder.utils.get_root_helper``    answers ``root_helper``
@@ -35,20 +35,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import socket
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from csi_driver.attach import brick
 from csi_driver.base.errors import StateDirectoryError
 from csi_driver.cinderlib.exceptions import NotSetUp, SetupConflict
-from csi_driver.cinderlib.runtime import processes, standins
+from csi_driver.cinderlib.runtime import standins
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,12 @@ def setup(settings: RuntimeSettings) -> None:
         _refuse_spoiled_process()
         locks = _make_directories(settings.state_path)
         _prepare_environment()
+        # Drivers attach by os-brick too, and start their commands like it.
+        brick.prepare(locks, settings.root_helper)
         _import_cinder()
         _configure(settings, locks)
         _start_locks()
         _take_privileges(settings)
-        processes.drop_preexec()
         _settings = settings
 
 
@@ -184,9 +184,7 @@ def _without_warning(name: str) -> Iterator[None]:
 
 def _configure(settings: RuntimeSettings, locks: Path) -> None:
     """Give Cinder its configuration without argv and without files in /etc."""
-    import os_brick
     from cinder import coordination  # noqa: F401 - declares [coordination]
-    from oslo_concurrency import lockutils  # noqa: F401 - declares [oslo_concurrency]
     from oslo_config import cfg
 
     conf = cfg.CONF
@@ -195,8 +193,6 @@ def _configure(settings: RuntimeSettings, locks: Path) -> None:
     conf.set_override("host", settings.host)
     conf.set_override("lock_path", str(locks), group="oslo_concurrency")
     conf.set_override("backend_url", f"file://{locks}", group="coordination")
-    # os-brick copies lock_path, so only now.
-    os_brick.setup(conf)
 
 
 def _start_locks() -> None:
@@ -207,23 +203,9 @@ def _start_locks() -> None:
 
 
 def _take_privileges(settings: RuntimeSettings) -> None:
-    """Run privileged code in this process when it is root, else through the helper."""
-    sleep = time.sleep
+    """Run Cinder's privileged code like os-brick's: here as root, else by the helper."""
     import cinder.privsep
     import cinder.utils
-    import os_brick.privileged
-    import os_brick.utils
-    from oslo_privsep import priv_context
 
-    # os-brick's own tests need that wrapper; a host program does not.
-    time.sleep = sleep
-    root = os.geteuid() == 0
-    if not root:
-        priv_context.init(root_helper=shlex.split(settings.root_helper))
-    for context in (
-        cinder.privsep.sys_admin_pctxt,
-        os_brick.privileged.default,
-        os_brick.privileged.brick_privsep_hide_output,
-    ):
-        context.set_client_mode(not root)
+    cinder.privsep.sys_admin_pctxt.set_client_mode(os.geteuid() != 0)
     cinder.utils.get_root_helper = lambda: settings.root_helper
