@@ -27,6 +27,12 @@ class VolumeFileMissing(VolumeFileError):
     advice = "Check that the volume directory is the one that the volume was made in"
 
 
+class VolumeFileExists(VolumeFileError):
+    """There is a file of this name already; nothing is ever overwritten."""
+
+    advice = "Use another name, or find out who put it there"
+
+
 class VolumeFileBusy(VolumeFileError):
     """The file is in use in a way that the operation cannot go along with."""
 

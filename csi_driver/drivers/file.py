@@ -33,6 +33,7 @@ from csi_driver.drivers.errors import (
     UnsafeName,
     VolumeFileBusy,
     VolumeFileError,
+    VolumeFileExists,
     VolumeFileMissing,
 )
 from csi_driver.drivers.volume_directory import VolumeDirectory
@@ -72,6 +73,7 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
     * ``NoValidBackend``: no room for what is asked
     * ``VolumeIsBusy``: the volume is in use, or half reverted
     * ``VolumeNotFound``, ``SnapshotNotFound``: there is no such file
+    * ``Duplicate``: there is such a file already
     * ``InvalidInput``: a name that is no plain file name, or a size too small
     * ``VolumeBackendAPIException``: the directory or disk failed
     """
@@ -342,6 +344,8 @@ def _as_cinder(
         raise exception.InvalidInput(reason=str(error)) from error
     except VolumeFileBusy as error:
         raise exception.VolumeIsBusy(str(error)) from error
+    except VolumeFileExists as error:
+        raise exception.Duplicate(str(error)) from error
     except VolumeFileMissing as error:
         raise missing(str(error)) from error
     except VolumeFileError as error:

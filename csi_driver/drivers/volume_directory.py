@@ -25,6 +25,7 @@ from csi_driver.drivers.errors import (
     UnsafeName,
     VolumeFileBusy,
     VolumeFileError,
+    VolumeFileExists,
     VolumeFileMissing,
 )
 
@@ -106,13 +107,14 @@ class VolumeDirectory:
         :param size: bytes; nothing is written, the file is sparse.
         :param admit: raises when there is no room, before anything is made.
         :param owner: id of the volume; without it the file is a snapshot, read-only.
-        :raises VolumeFileError: it cannot be made, or exists.
+        :raises VolumeFileExists: the name is taken.
+        :raises VolumeFileError: it cannot be made.
         """
         path = self.path_of(name)
         with _explained(f"{path} cannot be made"), contextlib.ExitStack() as undo:
             with self.locked():
                 if path.exists():
-                    raise VolumeFileError(f"{path} exists already")
+                    raise VolumeFileExists(f"{path} exists already")
                 admit(self.usage())
                 descriptor, hidden = self._hidden(f"{_CREATING}{name}-")
                 undo.callback(os.close, descriptor)
@@ -270,6 +272,8 @@ def _set_owner(descriptor: int, owner: str) -> None:
 def _explained(what: str) -> Iterator[None]:
     try:
         yield
+    except FileExistsError as error:
+        raise VolumeFileExists(f"{what}: it exists already") from error
     except OSError as error:
         kind = PoolFull if error.errno in _NO_SPACE else VolumeFileError
         raise kind(f"{what}: {error.strerror or error}") from error
