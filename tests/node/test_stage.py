@@ -52,6 +52,7 @@ from tests.support.node_bench import (
     XFS_BYTES,
     Bench,
     TestVolume,
+    named_after_reboot,
 )
 
 pytestmark = pytest.mark.root
@@ -453,16 +454,13 @@ def test_a_dead_filesystem_that_pods_still_have_is_told(bench):
 
 
 def test_a_volume_that_a_reboot_took_is_staged_again(bench):
-    volume = bench.volume()
+    volume, other = bench.volume(), bench.volume(name="other")
     staging = bench.stage(volume)
     Path(staging, "file").write_text("content")
-    mounts.unmount(staging)
-    for device in loop.devices_of(volume.file):
-        loop.detach(device)
-    bench.state.write(msgspec.structs.replace(bench.recorded(volume), boot_id="earlier"))
-    # The number of its loop device belongs to another volume now.
-    other = bench.volume(name="other")
+    staged = bench.recorded(volume)
+    bench.unstage(volume)
     bench.stage(other)
+    bench.state.write(named_after_reboot(staged, bench.recorded(other)))
     bench.stage(volume, READER)
     assert Path(staging, "file").read_text() == "content"
     assert mounts.find(bench.staging(other)) is not None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from csi_driver.attach import loop
 from csi_driver.attach.attacher import Attacher, AttachSettings
@@ -174,3 +175,25 @@ class Bench:
             and loop.devices_of(volume.file) == []
             and self.state.read(volume.id) is None
         )
+
+
+def named_after_reboot(staged: StagedVolume, other: StagedVolume) -> StagedVolume:
+    """``staged`` as a reboot leaves it when ``other`` got the device that it had."""
+    return msgspec.structs.replace(
+        staged,
+        boot_id="of an earlier boot",
+        device=other.device,
+        device_number=other.device_number,
+        loop=other.loop,
+        device_info=other.device_info,
+    )
+
+
+def failing_program(bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """Put a program of this name first in the path: it runs ``script`` and fails."""
+    directory = bench.directory / "programs"
+    directory.mkdir(exist_ok=True)
+    program = directory / name
+    program.write_text(f"#!/bin/sh\n{script}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
