@@ -154,7 +154,7 @@ def attempt(action: str, call: Callable[[], T]) -> T:
     """
     try:
         return call()
-    except Exception as error:  # drivers raise anything; classify() knows what it means
+    except BaseException as error:  # drivers raise anything, SystemExit too; classify() knows
         raise DriverCallFailed(action, classify(error)) from error
 
 

@@ -90,7 +90,8 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         """CSI ControllerPublishVolume."""
         wish = requests.publish_volume(request)
         future = await self._plan(self.service.attachments.publish, wish)
-        return pb.ControllerPublishVolumeResponse(publish_context=await asyncio.wrap_future(future))
+        sealed = await asyncio.wrap_future(future)
+        return pb.ControllerPublishVolumeResponse(publish_context=sealed)
 
     @rpc(effect=True)
     async def ControllerUnpublishVolume(self, request: Any) -> Any:
@@ -199,9 +200,8 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         """CSI ControllerExpandVolume; the node always has to see the new size too."""
         wish = requests.expand_volume(request)
         future = await self._plan(self.service.volumes.expand, wish)
-        return pb.ControllerExpandVolumeResponse(
-            capacity_bytes=await asyncio.wrap_future(future), node_expansion_required=True
-        )
+        size = await asyncio.wrap_future(future)
+        return pb.ControllerExpandVolumeResponse(capacity_bytes=size, node_expansion_required=True)
 
 
 def _volume(found: VolumeAnswer) -> pb.Volume:

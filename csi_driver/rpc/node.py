@@ -101,7 +101,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         return pb.NodeGetVolumeStatsResponse(
             usage=[
                 pb.VolumeUsage(
-                    unit=pb.VolumeUsage.Unit.Value(entry.unit),
+                    unit=entry.unit,  # by its name in the protocol
                     total=entry.total,
                     available=entry.available,
                     used=entry.used,
