@@ -14,14 +14,14 @@ class CommandFailed(CinderCSIError):
 
     :param command: the command line for people; secrets are blotted out.
     :param returncode: its exit code; negative: the signal that ended it.
-    :param stderr: its last lines of error output, on one line.
+    :param stderr: the last lines that it said, on one line; standard output comes first.
     """
 
     def __init__(
         self, command: str, returncode: int, stderr: str, *, advice: str | None = None
     ) -> None:
         ending = f"exit code {returncode}" if returncode >= 0 else f"signal {-returncode}"
-        super().__init__(f"{command}: {ending}: {stderr or 'no error output'}", advice=advice)
+        super().__init__(f"{command}: {ending}: {stderr or 'it said nothing'}", advice=advice)
         self.command = command
         self.returncode = returncode
         self.stderr = stderr

@@ -78,7 +78,7 @@ def identities_of(path: str) -> tuple[str, ...]:
     if not stat.S_ISBLK(status.st_mode):
         return _names(_file_identity(Path(path)))
     number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    return _block_identities(path, (_SYSFS / "dev/block" / number).resolve())
+    return identities_in_sysfs(path, (_SYSFS / "dev/block" / number).resolve())
 
 
 def identity_of(path: str) -> str:
@@ -131,7 +131,13 @@ def _from_hex(digits: str) -> str:
     return f"eui.{digits}" if len(digits) in (16, 32) else digits
 
 
-def _block_identities(path: str, block: Path) -> tuple[str, ...]:
+def identities_in_sysfs(path: str, block: Path) -> tuple[str, ...]:
+    """Every name that sysfs tells of a block device, the most telling first.
+
+    :param path: the device, for messages.
+    :param block: its directory in sysfs, such as ``/sys/devices/.../block/sda``.
+    :raises DeviceIdentityMismatch: the paths of a multipath device disagree.
+    """
     name = block.name
     if name.startswith("loop"):
         backing = loop.backing_file(f"/dev/{name}")
@@ -159,7 +165,7 @@ def _mapper_identities(path: str, block: Path) -> tuple[str, ...]:
     if not mapped.startswith(("mpath-", "CRYPT-")):
         return ()
     below = {
-        slave.name: _block_identities(f"/dev/{slave.name}", slave.resolve())
+        slave.name: identities_in_sysfs(f"/dev/{slave.name}", slave.resolve())
         for slave in sorted((block / "slaves").glob("*"))
     }
     if len(set(below.values())) > 1:

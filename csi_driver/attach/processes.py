@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from csi_driver.attach.errors import CommandFailed, CommandMissing, CommandTimeout
 
 _REAP_SECONDS = 5.0
-_STDERR_LINES = 5
-_STDERR_CHARACTERS = 600
+_TOLD_LINES = 5
+_TOLD_CHARACTERS = 600
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Debian's names; other distributions use the same or nearly the same.
@@ -102,9 +102,9 @@ def run(
         raise
     output, errors = stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
     if child.returncode not in ok:
-        # Some programs, e2fsck among them, complain on standard output.
-        complaint = _last_lines(errors, args) or _last_lines(output, args)
-        raise CommandFailed(_shown(args), child.returncode, complaint)
+        # Some programs, e2fsck among them, give the reason on standard output.
+        said = _last_lines(f"{output}\n{errors}", args)
+        raise CommandFailed(_shown(args), child.returncode, said)
     return Completed(args=tuple(args), returncode=child.returncode, stdout=output, stderr=errors)
 
 
@@ -149,9 +149,9 @@ def _shown(args: Sequence[str]) -> str:
     return " ".join("***" if isinstance(arg, Secret) else arg for arg in args)
 
 
-def _last_lines(errors: str, args: Sequence[str]) -> str:
+def _last_lines(said: str, args: Sequence[str]) -> str:
     for arg in args:
         if isinstance(arg, Secret) and arg:
-            errors = errors.replace(arg, "***")
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return "; ".join(lines[-_STDERR_LINES:])[-_STDERR_CHARACTERS:]
+            said = said.replace(arg, "***")
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return "; ".join(lines[-_TOLD_LINES:])[-_TOLD_CHARACTERS:]

@@ -70,6 +70,16 @@ class FilesystemDamaged(CinderCSIError):
     """A filesystem has errors that are not repaired without a person."""
 
 
+class JournalNotReplayed(CinderCSIError):
+    """A filesystem was not left cleanly, and its device is read-only."""
+
+    advice = (
+        "Stage the volume once with a writing access mode, so that the journal is replayed;"
+        " or ask for the mount option norecovery (xfs) or noload (ext3, ext4),"
+        " which shows an older state without what the journal holds"
+    )
+
+
 class FilesystemNotGrown(CinderCSIError):
     """A filesystem could not be made as large as its device."""
 

@@ -1,14 +1,15 @@
-"""A note on the device itself: a filesystem with this UUID is being made.
+"""A note on the device itself: an ext filesystem with this UUID is being made.
 
-Called by :mod:`csi_driver.node.filesystems`.  mkfs writes tables first and the
+Called by :mod:`csi_driver.node.filesystems`.  mke2fs writes its tables first and the
 superblock last.  A crash in between leaves bytes without a signature, which look
 like somebody's data, so that the volume would wait for an administrator.  The note
-is written before mkfs starts and tells that these bytes are ours.
+is written before mke2fs starts and tells that these bytes are ours.  mkfs.xfs needs
+none: its first superblock, with the UUID, is the first thing that it writes.
 
-It lies 128 KiB before the end: mkfs clears the last 64 KiB, and has no use for
-the place on volumes of whole MiB.  Where mkfs does use it, or a filesystem later
-does, the note is overwritten, which is harmless: it is asked only while the record
-says "never formatted" and no signature is there.
+The note lies 128 KiB before the end: mke2fs clears the last 64 KiB, and seldom has a
+use for the place.  Where it does, or a filesystem later does, the note is
+overwritten, which is harmless: it is asked only while the record says "never
+formatted" and no signature is there.
 """
 
 from __future__ import annotations

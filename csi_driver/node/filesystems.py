@@ -104,13 +104,13 @@ def make(device: str, fs_type: str, uuid: str, options: Sequence[str] = ()) -> N
         # No -F: mke2fs then refuses a device that is mounted or otherwise in use. No blocks
         # are reserved for root, as a volume is a user's. No discard: a new volume has nothing
         # to discard, and on some arrays it takes minutes.
+        filesystem_intent.write(device, uuid)
         command = [f"mkfs.{fs_type}", "-q", "-m", "0", "-E", "nodiscard", "-U", uuid]
     elif fs_type == "xfs":
         # -f only over our own unfinished filesystem; mkfs.xfs is a guard of its own otherwise.
         command = ["mkfs.xfs", "-q", "-K", *(["-f"] if found else []), "-m", f"uuid={uuid}"]
     else:
         raise UnsupportedFilesystem(f"Filesystem type {fs_type!r} is not supported")
-    filesystem_intent.write(device, uuid)
     try:
         run([*command, *options, device], timeout=_MAKE_SECONDS)
     except CommandFailed as error:
@@ -124,7 +124,7 @@ def check(device: str, fs_type: str) -> None:
     ext3, ext4: ``e2fsck -p`` replays the journal, repairs what is safe to repair
     without asking, and returns at once when the filesystem was left clean.  xfs: its
     journal replays at mount, so it is only seen that mkfs came to its end.  A
-    read-only device: nothing, no repair can be written; see :func:`mount_options`.
+    read-only device: nothing, no repair can be written.
 
     :raises FilesystemDamaged: a person must decide about the repair.
     :raises CommandFailed: the check itself did not work (device in use, unreadable).
@@ -197,10 +197,11 @@ def mount_options(
     xfs always gets ``nouuid``: clones and restored snapshots keep the UUID of
     their source and must mount beside it; the record proves whose they are.
 
-    A read-only device cannot replay a journal, and the kernel refuses to mount a
-    dirty one.  So the journal is left alone there (``norecovery``, ``noload``): a
-    volume that was detached cleanly shows the same with it, and one that was not
-    shows its state at the last checkpoint instead of nothing.
+    A read-only device cannot replay a journal, so the kernel refuses to mount a dirty
+    one; the caller tells that as :exc:`JournalNotReplayed`.  ``norecovery`` and
+    ``noload`` would let it mount, but without what the journal holds: data that was
+    synced is then missing without a word.  So they are never added here, and a user
+    who wants that asks for them in the mount flags.
 
     :param flags: the mount flags of the request; 'rw' gives way to ``readonly``.
     :param readonly: the volume is published read-only.
@@ -212,8 +213,6 @@ def mount_options(
         options.append("ro")
     if fs_type == "xfs":
         options.append("nouuid")
-    if device_readonly:
-        options.append("norecovery" if fs_type == "xfs" else "noload")
     return list(dict.fromkeys(options))
 
 
