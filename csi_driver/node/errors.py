@@ -144,3 +144,13 @@ class NodeStateDamaged(CinderCSIError):
     """A file in the node's state directory cannot be understood."""
 
     advice = "Unstage the volume: it is undone from the mount table and the file is set aside"
+
+
+def both(first: Exception, second: Exception) -> str:
+    """One sentence for an error and the one that undoing its work met."""
+    return f"{said(first)}; undoing it failed too: {said(second)}"
+
+
+def said(error: Exception) -> str:
+    """What happened, without the advice."""
+    return error.message if isinstance(error, CinderCSIError) else str(error)

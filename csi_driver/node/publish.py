@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from csi_driver.base.errors import CinderCSIError
 from csi_driver.base.values import AccessType
 from csi_driver.node import mounts, observe, rules, targets
-from csi_driver.node.errors import MountFailed, NodeStateDamaged, PublishRollbackFailed
+from csi_driver.node.errors import MountFailed, NodeStateDamaged, PublishRollbackFailed, both
 from csi_driver.node.parts import Parts, Progress
 from csi_driver.node.requests import PublishRequest
 from csi_driver.node.rules import Plan
@@ -63,10 +62,8 @@ def _roll_back(
         mounts.unmount(target.target_path)
         targets.remove(target.target_path)
         parts.state.write(staged.without_target(target.target_path))
-    except CinderCSIError as second:
-        raise PublishRollbackFailed(
-            f"{getattr(error, 'message', error)}; undoing it failed too: {second.message}"
-        ) from error
+    except Exception as second:
+        raise PublishRollbackFailed(both(error, second)) from error
 
 
 def unpublish(parts: Parts, volume_id: str, target_path: str, progress: Progress) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from csi_driver.attach import devices
-from csi_driver.base.errors import CinderCSIError
 from csi_driver.base.values import (
     AccessType,
     Confirmation,
@@ -30,6 +29,8 @@ from csi_driver.node.errors import (
     StageRollbackFailed,
     StaleMount,
     TargetUnusable,
+    both,
+    said,
 )
 from csi_driver.node.parts import Parts, Progress, connection_for
 from csi_driver.node.ports import LedgerUnavailable
@@ -74,9 +75,9 @@ def _undo_earlier(parts: Parts, staged: StagedVolume, progress: Progress) -> Non
     )
     try:
         undo(parts, staged, progress)
-    except CinderCSIError as error:
+    except Exception as error:
         raise StageRollbackFailed(
-            f"An earlier stage of volume {staged.volume_id} cannot be undone: {error.message}"
+            f"Volume {staged.volume_id} has remains of an earlier stage: {said(error)}"
         ) from error
 
 
@@ -140,10 +141,8 @@ class _Attempt:
         """
         try:
             undo(self._parts, self.staged, self._progress)
-        except CinderCSIError as second:
-            raise StageRollbackFailed(
-                f"{getattr(error, 'message', error)}; undoing it failed too: {second.message}"
-            ) from error
+        except Exception as second:
+            raise StageRollbackFailed(both(error, second)) from error
 
     def _record(self, step: Step, **changes: Any) -> None:
         self.staged = msgspec.structs.replace(self.staged, step=step, **changes)

@@ -11,7 +11,9 @@ import logging
 import msgspec
 
 from csi_driver.attach import devices, loop
+from csi_driver.attach.errors import UnsupportedTransport
 from csi_driver.base.errors import CinderCSIError, InvalidRequest, SealError
+from csi_driver.base.values import AccessType
 from csi_driver.node import mounts, observe
 from csi_driver.node.errors import NodeStateDamaged, StillPublished
 from csi_driver.node.parts import Parts, Progress
@@ -52,8 +54,9 @@ def undo(parts: Parts, staged: StagedVolume, progress: Progress) -> None:
 
     :raises CinderCSIError: something cannot be undone; the record is kept.
     """
-    progress("unmounting")
-    mounts.unmount(staged.staging_path)
+    if staged.capability.access_type is AccessType.MOUNT:
+        progress("unmounting")
+        mounts.unmount(staged.staging_path)
     progress("detaching")
     _flush(staged)
     _disconnect(parts, staged)
@@ -92,4 +95,9 @@ def _disconnect(parts: Parts, staged: StagedVolume) -> None:
         if observe.is_attached(staged):
             loop.detach(staged.loop)
         return
-    parts.attacher.disconnect(connection, device_info)
+    try:
+        parts.attacher.disconnect(connection, device_info)
+    except UnsupportedTransport:
+        # What has no connector never became a device; one that did must not be forgotten.
+        if staged.device:
+            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -138,6 +139,20 @@ def test_a_mounted_xfs_grows_to_its_device(bench):
     assert bench.expand(volume, target, required=2 * XFS_BYTES) == 2 * XFS_BYTES
     status = os.statvfs(staging)
     assert status.f_blocks * status.f_frsize > 1.5 * XFS_BYTES
+
+
+@root
+def test_an_ext4_that_may_not_grow_while_mounted_grows_when_it_is_staged_again(bench):
+    volume = bench.volume()
+    staging = bench.stage(volume)
+    os.truncate(volume.file, 2 * EXT4_BYTES)
+    # The kernel wants CAP_SYS_RESOURCE, which not every machine gives to a test.
+    with contextlib.suppress(GrowNotPermitted):
+        bench.expand(volume, staging, required=2 * EXT4_BYTES)
+    bench.unstage(volume)
+    bench.stage(volume)
+    status = os.statvfs(staging)
+    assert status.f_blocks * status.f_frsize > 1.5 * EXT4_BYTES
 
 
 @root

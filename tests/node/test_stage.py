@@ -14,15 +14,18 @@ from csi_driver.attach.errors import (
     DeviceIdentityMismatch,
     DeviceReadError,
     DeviceSizeMismatch,
+    UnsupportedTransport,
 )
 from csi_driver.attach.identity import XATTR
 from csi_driver.attach.processes import run
-from csi_driver.base.errors import InvalidRequest, SealError
+from csi_driver.base.errors import InvalidRequest, SealError, StateDirectoryError
 from csi_driver.base.sealing import KeyRing
 from csi_driver.base.values import Confirmation, Formatting, FormattingState
 from csi_driver.node import mounts
 from csi_driver.node.errors import (
     DeadMount,
+    DeviceReadOnly,
+    FormattedMeanwhile,
     InvalidMountFlags,
     NodeStateDamaged,
     StagedIncompatible,
@@ -41,7 +44,7 @@ from csi_driver.node.filesystem_errors import (
 )
 from csi_driver.node.ports import LedgerUnavailable
 from csi_driver.node.state import Step, file_name
-from tests.support.ledger import FailingLedger
+from tests.support.ledger import FailingLedger, MemoryLedger
 from tests.support.node_bench import (
     BLOCK,
     EXT4_BYTES,
@@ -255,6 +258,26 @@ def test_nothing_is_written_when_the_ledger_goes_away_before_mkfs(bench):
     assert not any(bytes_of(volume))
 
 
+def test_a_volume_that_another_node_formats_in_this_moment_is_not_formatted_again(bench):
+    volume = bench.volume()
+
+    class AnotherNode(MemoryLedger):
+        """Its confirmation comes between the first and the second look."""
+
+        def confirmation(self, volume_id: str) -> Confirmation | None:
+            seen = super().confirmation(volume_id)
+            theirs = Formatting(state=FORMATTED, fs_type="ext4", fs_uuid="theirs")
+            self.confirm(Confirmation(volume_id=volume_id, formatting=theirs))
+            return seen
+
+    bench.ledger = AnotherNode()
+    bench.restart()
+    with pytest.raises(FormattedMeanwhile):
+        bench.stage(volume)
+    assert bench.nothing_left(volume)
+    assert not any(bytes_of(volume))
+
+
 def test_a_stage_that_cannot_be_confirmed_fails_and_the_next_one_goes_on(bench):
     ledger = bench.ledger = FailingLedger(reads=-1, writes=0)
     bench.restart()
@@ -338,6 +361,30 @@ def test_a_volume_whose_file_is_gone_leaves_nothing(bench):
     with pytest.raises(AttachFailed):
         bench.stage(volume)
     assert bench.state.read(volume.id) is None
+
+
+def test_a_transport_that_this_node_does_not_know_leaves_nothing(bench):
+    volume = bench.volume()
+    with pytest.raises(UnsupportedTransport):
+        bench.stage(volume, connection={"driver_volume_type": "carrier-pigeon", "data": {}})
+    assert bench.state.read(volume.id) is None
+
+
+def test_a_writable_volume_on_a_read_only_device_is_refused(bench):
+    volume = bench.volume()
+    data = {"device_path": loop.attach(volume.file, readonly=True), "access_mode": "rw"}
+    with pytest.raises(DeviceReadOnly):
+        bench.stage(volume, connection={"driver_volume_type": "local", "data": data})
+    assert bench.state.read(volume.id) is None
+
+
+def test_nothing_is_attached_when_the_state_cannot_be_written(bench):
+    volume = bench.volume()
+    (bench.directory / "state").mkdir()
+    (bench.directory / "state" / "volumes").touch()
+    with pytest.raises(StateDirectoryError):
+        bench.stage(volume)
+    assert loop.devices_of(volume.file) == []
 
 
 # --- read-only -------------------------------------------------------------------------------
@@ -517,7 +564,7 @@ def test_a_roll_back_that_fails_says_so_with_the_first_error_and_is_finished_lat
     with pytest.raises(StageRollbackFailed, match=r"out of reach.*busy"):
         bench.stage(volume)
     assert bench.recorded(volume).step is Step.CONFIRMING
-    with pytest.raises(StageRollbackFailed, match="earlier stage"):
+    with pytest.raises(StageRollbackFailed, match=r"earlier stage.*busy"):
         bench.stage(volume)
     ledger.file.close()
     bench.unstage(volume)
