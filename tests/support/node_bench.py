@@ -43,6 +43,11 @@ READER = msgspec.structs.replace(MOUNT, mode=AccessMode.MULTI_NODE_READER_ONLY)
 MULTI = msgspec.structs.replace(MOUNT, mode=AccessMode.SINGLE_NODE_MULTI_WRITER)
 
 
+def with_flags(*flags: str) -> VolumeCapability:
+    """A writable mount with these mount flags."""
+    return msgspec.structs.replace(MOUNT, mount_flags=flags)
+
+
 @dataclass(frozen=True)
 class TestVolume:
     """A volume as the controller knows it; ``file`` is where the backend keeps it."""
@@ -97,6 +102,13 @@ class Bench:
             formatting=volume.formatting,
         )
         return seal(msgspec.structs.replace(context, **changes), self.keys, DRIVER)
+
+    def formatting(self, volume: TestVolume) -> Formatting:
+        """What the ledger says of the volume; there must be something."""
+        confirmation = self.ledger.confirmation(volume.id)
+        if confirmation is None:
+            raise LookupError(f"volume {volume.id} was never confirmed")
+        return confirmation.formatting
 
     def staging(self, volume: TestVolume) -> str:
         """The staging path of the volume, made as the kubelet makes it."""
