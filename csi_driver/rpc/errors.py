@@ -106,6 +106,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _FILESYSTEM + "FilesystemTypeConflict": Code.FAILED_PRECONDITION,
     _FILESYSTEM + "FilesystemNotMade": Code.INTERNAL,
     _FILESYSTEM + "FilesystemDamaged": Code.FAILED_PRECONDITION,
+    _FILESYSTEM + "JournalNotReplayed": Code.FAILED_PRECONDITION,
     _FILESYSTEM + "FilesystemNotGrown": Code.INTERNAL,
     _FILESYSTEM + "GrowNotPermitted": Code.FAILED_PRECONDITION,
     # attach

@@ -1,0 +1,158 @@
+"""The socket: where it may be, who may take it, and when it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import grpc
+import pytest
+
+from csi_driver.base.errors import ConfigurationError
+from csi_driver.rpc._generated import csi_pb2 as pb
+from csi_driver.rpc._generated import csi_pb2_grpc
+from csi_driver.rpc.handlers import Gate, Readiness
+from csi_driver.rpc.identity import Identity
+from csi_driver.rpc.server import Server, SocketInUse, claim_socket, socket_path
+
+# -- endpoints ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("endpoint", ["unix:///csi/csi.sock", "unix:/csi/csi.sock"])
+def test_an_endpoint_names_a_socket(endpoint):
+    assert socket_path(endpoint) == Path("/csi/csi.sock")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "/csi/csi.sock",
+        "tcp://127.0.0.1:9000",
+        "unix:csi.sock",
+        "unix://csi/csi.sock",
+        "unix:////csi/csi.sock",
+        "unix:///csi/csi",
+        "unix:///csi/",
+    ],
+)
+def test_anything_else_is_refused_with_an_example(endpoint):
+    with pytest.raises(ConfigurationError, match=r"unix:///path/csi\.sock"):
+        socket_path(endpoint)
+
+
+def test_a_path_is_as_long_as_the_kernel_allows():
+    longest = "/" + "x" * 101 + ".sock"
+    assert len(str(socket_path(f"unix://{longest}"))) == 107
+    with pytest.raises(ConfigurationError, match=r"more than 107 bytes.*shorter directory"):
+        socket_path(f"unix:///x{longest[1:]}")
+    with pytest.raises(ConfigurationError, match="more than 107 bytes"):
+        socket_path("unix:///" + "ü" * 52 + ".sock")
+
+
+# -- claiming -------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "csi.sock"
+
+
+def test_a_free_place_is_claimed_and_its_directory_made(tmp_path: Path):
+    claim_socket(tmp_path / "new" / "csi.sock")
+    assert (tmp_path / "new").is_dir()
+
+
+def test_the_socket_of_a_dead_process_is_removed(place: Path):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(place))
+        dead.listen()
+    claim_socket(place)
+    assert not place.exists()
+
+
+def test_the_socket_of_a_living_process_is_left_alone(place: Path):
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(str(place))
+        living.listen()
+        with pytest.raises(SocketInUse, match="--endpoint"):
+            claim_socket(place)
+        assert place.exists()
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+def test_what_is_no_socket_is_left_alone(place: Path, make):
+    make(place)
+    with pytest.raises(ConfigurationError, match="is no socket"):
+        claim_socket(place)
+    assert place.exists()
+
+
+def test_a_link_is_not_followed(place: Path, tmp_path: Path):
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="is no socket"):
+        claim_socket(place)
+
+
+def test_a_place_below_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be made"):
+        claim_socket(tmp_path / "file" / "csi.sock")
+
+
+# -- serving --------------------------------------------------------------------
+
+
+def identity_server(place: Path) -> tuple[Server, Gate]:
+    gate = Gate()
+    return Server(place, gate, Identity("csi.example.org", gate), None, None), gate
+
+
+def test_identity_answers_from_the_start_to_the_end_and_the_socket_goes_last(place: Path):
+    async def scenario() -> list[bool]:
+        server, gate = identity_server(place)
+        await server.start()
+        seen = []
+        async with grpc.aio.insecure_channel(f"unix:{place}") as channel:
+            identity = csi_pb2_grpc.IdentityStub(channel)
+            seen.append((await identity.Probe(pb.ProbeRequest())).ready.value)
+            gate.state = Readiness.READY
+            seen.append((await identity.Probe(pb.ProbeRequest())).ready.value)
+            assert await server.drain(1.0)
+            seen.append((await identity.Probe(pb.ProbeRequest())).ready.value)
+            info = await identity.GetPluginInfo(pb.GetPluginInfoRequest())
+            assert info.name == "csi.example.org"
+        assert place.exists()
+        await server.stop()
+        return seen
+
+    assert asyncio.run(scenario()) == [False, True, False]
+    assert not place.exists()
+
+
+def test_a_second_server_on_the_socket_is_refused_and_the_first_goes_on(place: Path):
+    async def scenario() -> None:
+        first, _ = identity_server(place)
+        second, _ = identity_server(place)
+        await first.start()
+        with pytest.raises(SocketInUse):
+            await second.start()
+        async with grpc.aio.insecure_channel(f"unix:{place}") as channel:
+            await csi_pb2_grpc.IdentityStub(channel).Probe(pb.ProbeRequest())
+        await first.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_to_a_service_that_the_role_lacks_is_unimplemented(place: Path):
+    async def scenario() -> grpc.StatusCode:
+        server, _ = identity_server(place)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"unix:{place}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await csi_pb2_grpc.NodeStub(channel).NodeGetInfo(pb.NodeGetInfoRequest())
+        await server.stop()
+        return error.value.code()
+
+    assert asyncio.run(scenario()) is grpc.StatusCode.UNIMPLEMENTED
