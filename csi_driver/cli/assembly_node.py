@@ -9,7 +9,8 @@ from csi_driver.attach.attacher import Attacher, AttachSettings
 from csi_driver.base.sealing import KeyRing
 from csi_driver.cli.shared_directory import SharedDirectory
 from csi_driver.config import Settings
-from csi_driver.node.service import NodeService, NodeSettings
+from csi_driver.node.requests import NodeSettings
+from csi_driver.node.service import NodeService
 
 LOG = logging.getLogger("csi_driver.serve")
 

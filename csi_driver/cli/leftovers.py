@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csi_driver.cinderlib.persistence import open_store
+from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     SnapshotRecord,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from csi_driver.node.service import ExpandRequest, PublishRequest, StageRequest
+from csi_driver.node.requests import ExpandRequest, PublishRequest, StageRequest
 from csi_driver.rpc import fields
 from csi_driver.rpc._generated import csi_pb2 as pb
 

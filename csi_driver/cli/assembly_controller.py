@@ -1,0 +1,58 @@
+"""Puts a controller together: store, Cinder's runtime, backends, use cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from csi_driver.base.sealing import KeyRing
+from csi_driver.cinderlib.lookup import StoreLookup
+from csi_driver.cinderlib.manager import VolumeManager
+from csi_driver.cinderlib.persistence.factory import open_store
+from csi_driver.cinderlib.persistence.store import RecordStore
+from csi_driver.cinderlib.runtime import bootstrap
+from csi_driver.cli.installation import prove
+from csi_driver.cli.shared_directory import SharedDirectory
+from csi_driver.config import Settings
+from csi_driver.controller.backends import Backends, ControllerBackend
+from csi_driver.controller.context import ControllerContext
+from csi_driver.controller.service import ControllerService
+
+
+def make_controller(settings: Settings, keys: Callable[[], KeyRing]) -> ControllerService:
+    """The controller of this process, with its store proved and its backends set up.
+
+    :raises CinderCSIError: store, state directory or a backend cannot be used.
+    """
+    store = open_store(settings.store.value, settings.state_dir)
+    try:
+        prove(store, settings.store.value, settings.state_dir)
+        nodes = SharedDirectory(settings.state_dir)
+        context = ControllerContext(
+            store=store,
+            backends=Backends(_backends(settings, store, nodes)),
+            nodes=nodes,
+            keys=keys,
+            driver_name=settings.driver_name,
+            topology_key=settings.topology_key,
+        )
+    except BaseException:
+        store.close()
+        raise
+    return ControllerService(context)
+
+
+def _backends(
+    settings: Settings, store: RecordStore, nodes: SharedDirectory
+) -> list[ControllerBackend]:
+    bootstrap.setup(bootstrap.RuntimeSettings(state_path=settings.state_dir / "cinder"))
+    lookup = StoreLookup(store)
+    return [
+        ControllerBackend(
+            VolumeManager(
+                backend.name, {"volume_driver": backend.driver, **backend.options}, lookup
+            ),
+            nodes,
+            settings.topology_key,
+        )
+        for backend in settings.backends()
+    ]
