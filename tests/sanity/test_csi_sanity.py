@@ -99,10 +99,14 @@ def test_conformance(
     with DriverProcess(directory, store=store, node_id="sanity") as driver:
         report = run_sanity(csi_sanity, driver.endpoint, access_type, directory)
         left = leftovers.mounts_below(directory), leftovers.loop_devices_below(directory)
+        exit_code = driver.stop()
     print(f"csi-sanity, {access_type}, {store}: {report}")
 
-    assert report.failed == {}, "\n".join([*report.failed.values(), driver.logs()])
+    if report.failed:
+        specs = (f"{name}\n{why}\n" for name, why in report.failed.items())
+        pytest.fail("\n".join([*specs, driver.logs()]), pytrace=False)
     assert report.skipped == expected_skips()
     assert len(report.passed) + len(report.skipped) == SPECS
     assert left == ([], []), "mounts and loop devices left by volumes that are gone"
+    assert exit_code == 0, "SIGTERM ends the process in good order"
     assert SECRET not in driver.logs()

@@ -147,6 +147,7 @@ def _import_cinder() -> None:
     with warnings.catch_warnings(), _without_warning("cinder.monkey_patch"):
         # Cinder imports eventlet, which patches nothing and says that it is deprecated.
         warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+        _import_eventlet_apart()
         from cinder import monkey_patch
 
         monkey_patch.patch(backend="threading")
@@ -159,6 +160,27 @@ def _import_cinder() -> None:
         objects.register_all()
         import cinder.context
     import cinder.common.config  # noqa: F401 - declares state_path, host, my_ip and more
+
+
+def _import_eventlet_apart() -> None:
+    """Import eventlet on a thread of its own, which nobody will ever join.
+
+    Eventlet imports a second copy of ``threading``. Before Python 3.13 that copy takes over the
+    lock that tells the end of the importing thread, so ``join`` on it would wait for ever: the
+    process would not end after a set-up on a pool's thread.
+    """
+    imported = threading.Event()
+
+    def run() -> None:
+        try:
+            from eventlet import patcher
+
+            patcher.original("threading")
+        finally:
+            imported.set()
+
+    threading.Thread(target=run, name="import-eventlet", daemon=True).start()
+    imported.wait()
 
 
 def _database_function(name: str) -> Any:
