@@ -36,6 +36,8 @@ _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_SET_CAPACITY = 0x4C07
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CTL_GET_FREE = 0x4C82
+_BLKROSET = 0x125D  # linux/fs.h
+_BLKROSET = 0x125D
 _FLAG_READ_ONLY = 1
 _FLAG_DIRECT_IO = 16
 
@@ -219,6 +221,9 @@ def _configure(device: str, config: bytes, *, readonly: bool) -> bool:
     descriptor = _open(device, os.O_RDONLY if readonly else os.O_RDWR)
     try:
         fcntl.ioctl(descriptor, _LOOP_CONFIGURE, config)
+        if not readonly:
+            # "blockdev --setro" stays on a loop device when its file is taken away.
+            fcntl.ioctl(descriptor, _BLKROSET, struct.pack("=i", 0))
     except OSError as error:
         if error.errno == errno.EBUSY:
             return False

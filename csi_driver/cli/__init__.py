@@ -18,11 +18,11 @@ from csi_driver.cli import demo, serve
 HELP = """\
 Any OpenStack Cinder volume driver as a Kubernetes CSI driver, with no OpenStack.
 
-[bold]cinder-csi serve[/bold] runs the CSI plugin: Identity, Controller and Node services on a unix
+cinder-csi serve runs the CSI plugin: Identity, Controller and Node services on a unix
 socket. With no configuration at all it keeps volumes as sparse files, and their records in
 SQLite, below one state directory.
 
-[bold]cinder-csi demo[/bold] starts such a plugin and walks a volume through its whole life.
+cinder-csi demo starts such a plugin and walks a volume through its whole life.
 
 Every option of serve has an environment variable, shown in its help. Exit codes: 0 done,
 1 failed, 2 wrong usage or configuration, 130 interrupted.
@@ -30,8 +30,8 @@ Every option of serve has an environment variable, shown in its help. Exit codes
 
 app = typer.Typer(
     help=HELP,
-    rich_markup_mode="rich",
-    no_args_is_help=True,
+    # Plain text: boxes cut the names of environment variables to the terminal's width.
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -58,7 +58,16 @@ def _global(
 def main() -> None:
     """The console script ``cinder-csi``."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        code = _failed(f"{error.format_message()} See cinder-csi --help.", error.exit_code)
+    except typer.Abort:
+        code = 130
     except CinderCSIError as error:
-        print(f"cinder-csi: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+        code = _failed(str(error), 2 if isinstance(error, ConfigurationError) else 1)
+    sys.exit(code)
+
+
+def _failed(message: str, code: int) -> int:
+    print("cinder-csi:", " ".join(message.split()), file=sys.stderr)
+    return code

@@ -49,7 +49,7 @@ def _files(state_dir: Path) -> list[str]:
         str(path.relative_to(state_dir))
         for place in places
         for path in sorted((state_dir / place).rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"  # the directory's own, empty
     ]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
+from csi_driver.config import LogLevel
 
-def configure(level: str) -> None:
-    """Send the project's log to standard error, and others' warnings.
 
-    :param level: a name of :mod:`logging`: DEBUG, INFO, WARNING or ERROR.
-    """
+def configure(level: LogLevel) -> None:
+    """Send the project's log to standard error, and others' warnings."""
     handler = logging.StreamHandler()
     formatter = logging.Formatter(
         "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
@@ -20,4 +19,4 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger("csi_driver").setLevel(level)
+    logging.getLogger("csi_driver").setLevel(level.value)

@@ -9,6 +9,7 @@ import typer
 
 from csi_driver.config import (
     DRIVER_NAME,
+    LogLevel,
     Role,
     Settings,
     StoreKind,
@@ -80,12 +81,13 @@ def serve(
         ),
     ] = 25.0,
     log_level: Annotated[
-        str,
+        LogLevel,
         typer.Option(
             envvar=_PREFIX + "LOG_LEVEL",
-            help="DEBUG, INFO, WARNING or ERROR.",
+            help="What to log on standard error: this and what is more serious.",
+            case_sensitive=False,
         ),
-    ] = "INFO",
+    ] = LogLevel.INFO,
 ) -> None:
     """Serve CSI on a unix socket until SIGTERM.
 
