@@ -101,11 +101,12 @@ class Attacher:
         """
         settings = self._settings
         connector = self._connector_module()
+        multipath = self._multipath(ConnectorPropertiesFailed)
         try:
             properties = connector.get_connector_properties(
                 settings.root_helper,
                 settings.my_ip or _own_address(),
-                self._multipath(),
+                multipath,
                 settings.enforce_multipath,
                 host=settings.host,
             )
@@ -128,7 +129,8 @@ class Attacher:
         :raises LoopDeviceFailed: no loop device could be made.
         """
         kind, data = _parts(connection)
-        connector = self._connector(kind, data)
+        self._connector_module()
+        connector = self._connector(kind, data, multipath=self._multipath(AttachFailed))
         with _translated(AttachFailed, f"A volume by {kind} was not attached"):
             told = connector.connect_volume(data)
         device_info = _json_safe(told if isinstance(told, Mapping) else {})
@@ -156,7 +158,8 @@ class Attacher:
         :raises DetachFailed: a device could not be removed.
         """
         kind, data = _parts(connection)
-        connector = self._connector(kind, data)
+        # With or without multipathd: a map that is there must go.
+        connector = self._connector(kind, data, multipath=self._settings.multipath)
         file = device_info.get(_FILE) or _file_of(kind, data, connector)
         if file:
             loop.detach_made_for(Path(file), only=device_info.get(_LOOP, ""))
@@ -181,8 +184,9 @@ class Attacher:
         if device_info.get(_LOOP):
             return loop.refresh_size(device_info[_LOOP])
         kind, data = _parts(connection)
+        connector = self._connector(kind, data, multipath=self._settings.multipath)
         with _translated(AttachFailed, f"A volume by {kind} does not show its new size"):
-            size = self._connector(kind, data).extend_volume(data)
+            size = connector.extend_volume(data)
         return int(size) if size else devices.size_bytes(str(device_info.get("path", "")))
 
     def _connector_module(self) -> Any:
@@ -191,7 +195,7 @@ class Attacher:
 
         return connector
 
-    def _connector(self, kind: str, data: Mapping[str, Any]) -> Any:
+    def _connector(self, kind: str, data: Mapping[str, Any], *, multipath: bool) -> Any:
         module = self._connector_module()
         from os_brick import exception
 
@@ -199,7 +203,7 @@ class Attacher:
             return module.InitiatorConnector.factory(
                 kind,
                 self._settings.root_helper,
-                use_multipath=self._multipath(),
+                use_multipath=multipath,
                 # Ceph: a kernel block device instead of a Python file object.
                 do_local_attach=True,
                 conn=data,
@@ -209,13 +213,21 @@ class Attacher:
         except Exception as error:
             raise AttachFailed(f"No connector for {kind!r}: {_sentence(error)}") from error
 
-    def _multipath(self) -> bool:
-        """Whether to use multipath now: os-brick waits in vain without multipathd."""
-        if not self._settings.multipath or self._settings.enforce_multipath:
-            return self._settings.multipath
+    def _multipath(self, failure: type[CinderCSIError]) -> bool:
+        """Whether to use several paths now: os-brick waits in vain without multipathd.
+
+        :raises failure: multipath is enforced and multipathd is away.
+        """
+        if not self._settings.multipath:
+            return False
         from os_brick.initiator import linuxscsi
 
         running: bool = linuxscsi.LinuxSCSI.is_multipath_running(self._settings.root_helper)
+        if not running and self._settings.enforce_multipath:
+            raise failure(
+                "Multipath is enforced, but multipathd does not answer on this host",
+                advice="Start multipathd, or allow single paths",
+            )
         return running
 
 

@@ -228,9 +228,14 @@ def _configure(device: str, config: bytes, *, readonly: bool) -> bool:
         if error.errno == errno.EBUSY:
             return False
         raise LoopDeviceFailed(f"{device} cannot be set up: {error.strerror}") from error
+    else:
+        if not readonly:
+            # A "read-only" that somebody set on this number outlives the file it was for.
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(descriptor, _BLKROSET, bytes(4))
+        return True
     finally:
         os.close(descriptor)
-    return True
 
 
 def _free_device() -> str:
