@@ -96,7 +96,7 @@ class Node(csi_pb2_grpc.NodeServicer):
     async def NodeGetVolumeStats(self, request: Any) -> Any:
         """CSI NodeGetVolumeStats."""
         volume_id = fields.required(request.volume_id, "volume_id")
-        path = fields.path(request.volume_path, "volume_path")
+        path = fields.required(request.volume_path, "volume_path")
         usage = await self._call(self.service.stats, volume_id, path, request.staging_target_path)
         return pb.NodeGetVolumeStatsResponse(
             usage=[

@@ -48,7 +48,7 @@ def node_expand(request: pb.NodeExpandVolumeRequest) -> ExpandRequest:
     has_capability = request.HasField("volume_capability")
     return ExpandRequest(
         volume_id=fields.required(request.volume_id, "volume_id"),
-        volume_path=fields.path(request.volume_path, "volume_path"),
+        volume_path=fields.required(request.volume_path, "volume_path"),
         staging_path=fields.path(staging, "staging_target_path") if staging else "",
         capability=fields.capability(request.volume_capability) if has_capability else None,
         **fields.capacity_range(request),
