@@ -7,6 +7,7 @@ parts together.  Without any configuration the embedded default holds: one
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -45,6 +46,15 @@ class StoreKind(StrEnum):
 
     MEMORY = "memory"
     DB = "db"
+
+
+class LogLevel(StrEnum):
+    """What is logged: this and what is more serious."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
 
 
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +134,9 @@ def validated(settings: Settings) -> Settings:
         )
     if settings.max_volumes < 0:
         raise ConfigurationError("--max-volumes-per-node is negative", advice="0 means no limit")
-    if settings.drain_seconds < 0:
-        raise ConfigurationError("--drain-seconds is negative")
+    if not (math.isfinite(settings.drain_seconds) and settings.drain_seconds >= 0):
+        raise ConfigurationError(
+            f"--drain-seconds {settings.drain_seconds} is no time to wait",
+            advice="Seconds, 0 or more",
+        )
     return settings

@@ -60,7 +60,9 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:
-        code = _failed(f"{error.format_message()} See cinder-csi --help.", error.exit_code)
+        code = _failed(
+            f"{error.format_message().rstrip('.')}. See cinder-csi --help", error.exit_code
+        )
     except typer.Abort:
         code = 130
     except CinderCSIError as error:
