@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from csi_driver.base.errors import InvalidRequest
 from csi_driver.base.values import AccessMode, AccessType, VolumeCapability
-from csi_driver.node.errors import VolumePathNotFound
 from csi_driver.rpc._generated import csi_pb2 as pb
 
 NAME_CHARACTERS = 128
@@ -108,21 +107,6 @@ def path(text: str, field: str) -> str:
     if not text.startswith("/") or any(unicodedata.category(c) == "Cc" for c in text):
         raise InvalidRequest(f"{field} {text!r} is not an absolute path")
     return text
-
-
-def volume_path(text: str) -> str:
-    """The path at which a volume is said to be, staged or published.
-
-    Volumes are only ever put at absolute paths, so none is at a relative one: that is
-    an answer to the question, not a malformed field, and csi-sanity asks for it.
-
-    :raises InvalidRequest: missing, or with a control character.
-    :raises VolumePathNotFound: relative.
-    """
-    required(text, "volume_path")
-    if not text.startswith("/"):
-        raise VolumePathNotFound(f"No volume is at {text!r}, which is not an absolute path")
-    return path(text, "volume_path")
 
 
 def capacity_range(
