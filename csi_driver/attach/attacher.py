@@ -37,6 +37,7 @@ LOG = logging.getLogger(__name__)
 # stay visible until the backend takes it from a subsystem that volumes share.
 _DEVICE_GOES = frozenset({"iscsi", "iser", "fibre_channel", "rbd"})
 
+_BLOCK = Path("/sys/dev/block")
 _QCOW2_MAGIC = b"QFI\xfb"
 _HEAD_BYTES = 4096
 
@@ -44,8 +45,8 @@ _HEAD_BYTES = 4096
 _FILE = "csi_file"
 _LOOP = "csi_loop"
 _SET_READ_ONLY = "csi_set_read_only"
-_DEVICE = "csi_device"
-_OWN_KEYS = frozenset({_FILE, _LOOP, _SET_READ_ONLY, _DEVICE})
+_DISKS = "csi_disks"
+_OWN_KEYS = frozenset({_FILE, _LOOP, _SET_READ_ONLY, _DISKS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,10 @@ class Attacher:
             or the host cannot be asked.
         """
         settings = self._settings
-        connector = self._connector_module()
         multipath = self._multipath(ConnectorPropertiesFailed)
+        self._prepare()
+        from os_brick.initiator import connector
+
         try:
             properties = connector.get_connector_properties(
                 settings.root_helper,
@@ -129,7 +132,6 @@ class Attacher:
         :raises LoopDeviceFailed: no loop device could be made.
         """
         kind, data = _parts(connection)
-        self._connector_module()
         connector = self._connector(kind, data, multipath=self._multipath(AttachFailed))
         with _translated(AttachFailed, f"A volume by {kind} was not attached"):
             told = connector.connect_volume(data)
@@ -163,15 +165,14 @@ class Attacher:
         file = device_info.get(_FILE) or _file_of(kind, data, connector)
         if file:
             loop.detach_made_for(Path(file), only=device_info.get(_LOOP, ""))
-        path = str(device_info.get("path", ""))
-        device = str(device_info.get(_DEVICE, ""))
-        if device_info.get(_SET_READ_ONLY) and device and _device(path) == device:
+        path, disks = str(device_info.get("path", "")), list(device_info.get(_DISKS, ()))
+        if device_info.get(_SET_READ_ONLY) and disks and _disks(path)[:1] == disks[:1]:
             devices.set_read_only(path, False)
         told = {key: value for key, value in device_info.items() if key not in _OWN_KEYS}
         with _translated(DetachFailed, f"A volume by {kind} was not detached"):
             connector.disconnect_volume(data, told or None, force=force, ignore_errors=False)
-        if kind in _DEVICE_GOES and device and _device(path) == device:
-            raise DetachFailed(f"{path} is still there after detaching")
+        if kind in _DEVICE_GOES and (left := [disk for disk in disks if _is_there(disk)]):
+            raise DetachFailed(f"After detaching {path} these disks are still there: {left}")
 
     def extend(self, connection: Mapping[str, Any], device_info: Mapping[str, Any]) -> int:
         """Let the host see the volume's new size; answers it in bytes.
@@ -189,18 +190,16 @@ class Attacher:
             size = connector.extend_volume(data)
         return int(size) if size else devices.size_bytes(str(device_info.get("path", "")))
 
-    def _connector_module(self) -> Any:
+    def _prepare(self) -> None:
         brick.prepare(self._settings.lock_path, self._settings.root_helper)
-        from os_brick.initiator import connector
-
-        return connector
 
     def _connector(self, kind: str, data: Mapping[str, Any], *, multipath: bool) -> Any:
-        module = self._connector_module()
+        self._prepare()
         from os_brick import exception
+        from os_brick.initiator import connector
 
         try:
-            return module.InitiatorConnector.factory(
+            return connector.InitiatorConnector.factory(
                 kind,
                 self._settings.root_helper,
                 use_multipath=multipath,
@@ -220,6 +219,7 @@ class Attacher:
         """
         if not self._settings.multipath:
             return False
+        self._prepare()
         from os_brick.initiator import linuxscsi
 
         running: bool = linuxscsi.LinuxSCSI.is_multipath_running(self._settings.root_helper)
@@ -258,7 +258,7 @@ def _usable(kind: str, data: Mapping[str, Any], device_info: dict[str, Any]) -> 
         )
     if not stat.S_ISBLK(mode):
         raise UnsupportedTransport(f"{path} is neither a block device nor a file")
-    device_info = {**device_info, _DEVICE: _device(path)}
+    device_info = {**device_info, _DISKS: _disks(path)}
     if readonly and not devices.is_read_only(path):
         devices.set_read_only(path, True)
         device_info[_SET_READ_ONLY] = True
@@ -290,19 +290,32 @@ def _file_of(kind: str, data: Mapping[str, Any], connector: Any) -> str:
     return ""
 
 
-def _device(path: str) -> str:
-    """A name for the disk behind a path, never given to another; '' if there is none.
+def _disks(path: str) -> list[str]:
+    """The disk behind a path and those that it is made of, by names never given again.
 
-    Device numbers and ``sdX`` names are given out again at once.  The kernel's disk
-    sequence number (5.15 or newer) is not; without it nothing can be said.
+    Device numbers and ``sdX`` names go to another disk at once.  The kernel's disk
+    sequence number (5.15 or newer) does not; without it nothing is said.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 - a device node
-        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-        sequence = Path("/sys/dev/block", number, "diskseq").read_text().strip()
+    except OSError:
+        return []
+    disk = _BLOCK / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    numbers = [disk.name, *(_read(slave / "dev") for slave in sorted(disk.glob("slaves/*")))]
+    named = ((number, _read(_BLOCK / number / "diskseq")) for number in numbers)
+    return [f"{number} {sequence}" for number, sequence in named if sequence]
+
+
+def _is_there(disk: str) -> bool:
+    number, sequence = disk.split()
+    return _read(_BLOCK / number / "diskseq") == sequence
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
     except OSError:
         return ""
-    return f"{number} {sequence}"
 
 
 @contextlib.contextmanager

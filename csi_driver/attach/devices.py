@@ -22,7 +22,6 @@ from csi_driver.attach.identity import (
     expected_identity,
     identities_of,
     identity_of,
-    require_identity,
 )
 from csi_driver.attach.signatures import Signature, signatures
 
@@ -37,7 +36,6 @@ __all__ = [
     "is_read_only",
     "read_check",
     "read_direct",
-    "require_identity",
     "set_read_only",
     "signatures",
     "size_bytes",

@@ -90,20 +90,6 @@ def identity_of(path: str) -> str:
     return next(iter(identities_of(path)), "")
 
 
-def require_identity(path: str, expected: str) -> None:
-    """Prove that the device goes by a name.
-
-    :param expected: in any spelling.
-    :raises DeviceIdentityMismatch: it has other names or none.
-    :raises DeviceReadError: there is no such device.
-    """
-    found = identities_of(path)
-    if normalise(expected) not in found:
-        raise DeviceIdentityMismatch(
-            f"{path} is {' / '.join(found) or 'without a name'}, expected {normalise(expected)}"
-        )
-
-
 def expected_identity(connection: Mapping[str, Any]) -> str:
     """The name that Cinder's connection info gives to the device; '' if it gives none.
 

@@ -118,29 +118,33 @@ def _never_formatted(formatting: Formatting, wanted: str, probed: Probed) -> Dec
 
 
 def _formatted(formatting: Formatting, wanted: str, probed: Probed) -> Decision:
-    recorded = f"{formatting.fs_type} {formatting.fs_uuid}".strip()
-    if wanted and formatting.fs_type and wanted != formatting.fs_type:
-        raise FilesystemTypeConflict(f"The volume holds {formatting.fs_type}, not {wanted}")
+    recorded = f"{formatting.fs_type} {formatting.fs_uuid}".strip() or "a filesystem"
+    _refuse_other_type(wanted, formatting.fs_type)
     if not probed.fs_type and not probed.foreign:
         raise FormattedButBlank(f"The volume should hold {recorded} but holds {probed.describe()}")
     same_type = probed.fs_type == (formatting.fs_type or probed.fs_type)
     same_uuid = not formatting.fs_uuid or _same(probed.uuid, formatting.fs_uuid)
     if not probed.fs_type or not same_type or not same_uuid:
         raise FilesystemMismatch(f"The volume should hold {recorded} but holds {probed.describe()}")
+    _refuse_other_type(wanted, probed.fs_type)
     return Decision(action=Action.USE, fs_type=probed.fs_type, uuid=probed.uuid)
 
 
 def _not_to_be_formatted(formatting: Formatting, wanted: str, probed: Probed) -> Decision:
     origin = "imported" if formatting.state is FormattingState.UNKNOWN else "used as a block device"
     if probed.fs_type:
-        if wanted and wanted != probed.fs_type:
-            raise FilesystemTypeConflict(f"The volume holds {probed.fs_type}, not {wanted}")
+        _refuse_other_type(wanted, probed.fs_type)
         return Decision(action=Action.USE, fs_type=probed.fs_type, uuid=probed.uuid)
     if probed.foreign:
         raise UnsupportedFilesystem(f"The volume was {origin} and holds {probed.describe()}")
     raise NotFormatted(
         f"The volume was {origin}, so it is not formatted here; it holds {probed.describe()}"
     )
+
+
+def _refuse_other_type(wanted: str, held: str) -> None:
+    if wanted and held and wanted != held:
+        raise FilesystemTypeConflict(f"The volume holds {held}, not {wanted}")
 
 
 def _same(left: str, right: str) -> bool:

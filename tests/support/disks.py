@@ -6,7 +6,6 @@ not prepare the test.
 
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,8 +77,3 @@ def write_at(path: Path | str, offset: int, content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def has_program(name: str) -> bool:
-    """Whether a program is installed."""
-    return shutil.which(name) is not None
