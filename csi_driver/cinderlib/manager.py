@@ -88,13 +88,14 @@ class VolumeManager:
     def stats(self, refresh: bool = False) -> BackendStats:
         """The backend's statistics.
 
-        :param refresh: ask the driver to ask the array; else what was told last.
+        :param refresh: ask the driver to ask the array; else what was told last, at the
+            latest when the driver was set up.
         """
         with self._lock:
             known = self._stats
         if known is not None and not refresh:
             return known
-        made = normalised(self.name, self.driver.get_volume_stats(refresh=refresh or known is None))
+        made = normalised(self.name, self.driver.get_volume_stats(refresh=refresh))
         with self._lock:
             self._stats = made
         return made

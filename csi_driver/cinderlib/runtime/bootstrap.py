@@ -95,7 +95,8 @@ def setup(settings: RuntimeSettings) -> None:
         _prepare_environment()
         # Drivers attach by os-brick too, and start their commands like it.
         brick.prepare(locks, settings.root_helper)
-        _import_cinder()
+        with _root_logger_kept():
+            _import_cinder()
         _configure(settings, locks)
         _start_locks()
         _take_privileges(settings)
@@ -187,6 +188,18 @@ def _database_function(name: str) -> Any:
     from csi_driver.cinderlib.runtime import database
 
     return database.function(name)
+
+
+@contextlib.contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Take away the handler that oslo.log gives a root logger without one."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    try:
+        yield
+    finally:
+        for handler in [added for added in root.handlers if added not in before]:
+            root.removeHandler(handler)
 
 
 @contextlib.contextmanager
