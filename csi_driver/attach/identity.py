@@ -1,7 +1,7 @@
 """Whose device is this: names that storage gives to a volume, in one spelling.
 
 Used through :mod:`csi_driver.attach.devices`.  A path may come to show another
-volume (a LUN number reused, a stale session), so a node compares before it
+volume (a LUN number reused, a stale path), so a node compares before it
 writes.  The same name is spelt ``0x6000...``, ``36000...``, ``naa.6000...`` or
 ``mpath-36000...`` by drivers, udev, SCSI and device-mapper; here it is always
 ``naa.6000...``.  Kinds: ``naa.``, ``eui.`` (NVMe NGUID and EUI-64 too), ``t10.``,
