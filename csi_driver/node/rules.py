@@ -95,6 +95,7 @@ def plan_stage(
 ) -> Plan:
     """What NodeStageVolume has to do.
 
+    :param staged: a stage that ended; what is left of others is undone before.
     :param seen: what is at the recorded staging path, or at the requested one when
         nothing is recorded; for a block volume ``mount`` is None.
     :param live_targets: recorded target paths at which the volume is mounted now.
@@ -106,8 +107,6 @@ def plan_stage(
         raise StaleMount(f"Volume {request.volume_id} cannot be staged over {seen.mount}")
     if staged is None:
         return Plan.ANEW
-    if staged.step is not Step.STAGED:
-        return Plan.UNDO_FIRST
     if seen.usable:
         _refuse_other_staging(request, readonly, staged)
         return Plan.NOTHING

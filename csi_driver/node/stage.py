@@ -32,6 +32,7 @@ from csi_driver.node.errors import (
     both,
     said,
 )
+from csi_driver.node.filesystem_errors import JournalNotReplayed
 from csi_driver.node.parts import Parts, Progress, connection_for
 from csi_driver.node.ports import LedgerUnavailable
 from csi_driver.node.requests import StageRequest
@@ -48,16 +49,20 @@ def stage(parts: Parts, request: StageRequest, progress: Progress) -> None:
     :raises StageRollbackFailed: undoing failed; the volume is still attached here.
     :raises CinderCSIError: everything else; nothing of this stage is left.
     """
+    staged = parts.state.read(request.volume_id)
+    if staged is not None and staged.step is not Step.STAGED:
+        # Before anything can refuse this call with a final code: nobody might call again.
+        _undo_remains(parts, staged, progress)
+        staged = None
     rules.check_capability(request.capability)
     context = parts.open_context(request.volume_id, request.publish_context)
     readonly = rules.is_read_only(context.readonly, request.capability)
-    staged = parts.state.read(request.volume_id)
     seen = observe.at_staging(staged, request.staging_path)
     plan = rules.plan_stage(request, readonly, staged, seen, observe.live_targets(staged))
     if plan is Plan.NOTHING:
         return
     if plan is Plan.UNDO_FIRST and staged is not None:
-        _undo_earlier(parts, staged, progress)
+        _undo_remains(parts, staged, progress)
     if request.capability.access_type is AccessType.MOUNT:
         _prepare_staging_path(request)
     earlier = _read_ledger(parts, context)
@@ -69,16 +74,20 @@ def stage(parts: Parts, request: StageRequest, progress: Progress) -> None:
         raise
 
 
-def _undo_earlier(parts: Parts, staged: StagedVolume, progress: Progress) -> None:
-    LOG.warning(
-        "Volume %s: undoing what an earlier stage left at step %r", staged.volume_id, staged.step
-    )
+def _undo_remains(parts: Parts, staged: StagedVolume, progress: Progress) -> None:
+    """Undo a stage that did not end, or whose device failed or went with a reboot.
+
+    :raises StageRollbackFailed: it cannot be undone, or something else is mounted over it.
+    """
+    what = f"Volume {staged.volume_id} has remains of an earlier stage at step {staged.step}"
+    LOG.warning("%s: undoing them", what)
+    seen = observe.at_staging(staged, staged.staging_path)
+    if seen.mount is not None and not seen.ours:
+        raise StageRollbackFailed(f"{what}, and over them is {seen.mount}")
     try:
         undo(parts, staged, progress)
     except Exception as error:
-        raise StageRollbackFailed(
-            f"Volume {staged.volume_id} has remains of an earlier stage: {said(error)}"
-        ) from error
+        raise StageRollbackFailed(f"{what}: {said(error)}") from error
 
 
 class _Attempt:
@@ -232,6 +241,12 @@ def _mount_filesystem(staged: StagedVolume) -> None:
         if flags and "bad option" in error.message:
             raise InvalidMountFlags(
                 f"Volume {staged.volume_id}: {staged.fs_type} does not take the mount flags given"
+            ) from error
+        if staged.readonly and "read-only" in error.message:
+            # The kernel's EROFS: the journal must be replayed, and the device forbids it.
+            raise JournalNotReplayed(
+                f"Volume {staged.volume_id} was not unmounted cleanly and cannot be"
+                f" mounted from its read-only device {staged.device}"
             ) from error
         raise
     if made.read_only != staged.readonly:

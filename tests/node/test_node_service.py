@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -60,6 +60,13 @@ def slow(bench: Bench) -> SlowLedger:
     return ledger
 
 
+def held(slow: SlowLedger, call: Future[object]) -> Future[object]:
+    """The call once it is held at its confirmation, or has failed before."""
+    call.add_done_callback(lambda _: slow.reached.set())
+    slow.reached.wait()
+    return call
+
+
 # --- calls at once ---------------------------------------------------------------------------
 
 
@@ -67,8 +74,7 @@ def slow(bench: Bench) -> SlowLedger:
 def test_another_call_on_a_busy_volume_is_told_what_runs_and_where(bench, slow):
     volume = bench.volume()
     with ThreadPoolExecutor() as callers:
-        first = callers.submit(bench.stage, volume)
-        slow.reached.wait()
+        first = held(slow, callers.submit(bench.stage, volume))
         with pytest.raises(OperationInProgress, match=r"NodeStageVolume .* 'confirming'"):
             bench.unstage(volume)
         assert "NodeStageVolume" in bench.service.running()[0]
@@ -83,8 +89,7 @@ def test_equal_calls_at_once_are_done_once(bench, slow):
     volume = bench.volume()
     request = bench.stage_request(volume)
     with ThreadPoolExecutor() as callers:
-        first = callers.submit(bench.service.stage, request)
-        slow.reached.wait()
+        first = held(slow, callers.submit(bench.service.stage, request))
         others = [callers.submit(bench.service.stage, request) for _ in range(3)]
         slow.go.set()
         for call in (first, *others):
@@ -96,8 +101,7 @@ def test_equal_calls_at_once_are_done_once(bench, slow):
 def test_other_volumes_do_not_wait_for_a_busy_one(bench, slow):
     volume, other = bench.volume(), bench.volume(name="other")
     with ThreadPoolExecutor() as callers:
-        first = callers.submit(bench.stage, volume)
-        slow.reached.wait()
+        first = held(slow, callers.submit(bench.stage, volume))
         bench.unstage(other)
         slow.go.set()
         first.result()
@@ -107,8 +111,7 @@ def test_other_volumes_do_not_wait_for_a_busy_one(bench, slow):
 def test_a_drain_waits_for_what_runs_and_starts_nothing_more(bench, slow):
     volume = bench.volume()
     with ThreadPoolExecutor() as callers:
-        first = callers.submit(bench.stage, volume)
-        slow.reached.wait()
+        first = held(slow, callers.submit(bench.stage, volume))
         assert bench.service.drain(timeout=0) is False
         with pytest.raises(ShuttingDown):
             bench.publish(bench.volume(name="other"))

@@ -14,6 +14,7 @@ from csi_driver.base.values import Confirmation
 from csi_driver.node import mounts
 from csi_driver.node.errors import (
     DeadMount,
+    InvalidMountFlags,
     NodeStateDamaged,
     StagedIncompatible,
     StageRollbackFailed,
@@ -138,6 +139,27 @@ def test_what_a_crash_left_at_any_step_is_undone_before_a_new_stage(bench, step)
     assert mounts.find(staging) is not None
     assert len(loop.devices_of(volume.file)) == 1
     assert bench.recorded(volume).step is Step.STAGED
+
+
+def test_remains_are_undone_even_when_the_new_call_is_refused(bench):
+    volume = bench.volume()
+    bench.stage(volume)
+    bench.state.write(msgspec.structs.replace(bench.recorded(volume), step=Step.CONFIRMING))
+    with pytest.raises(InvalidMountFlags):
+        bench.stage(volume, with_flags("remount"))
+    assert bench.nothing_left(volume)
+
+
+def test_remains_below_a_foreign_mount_are_kept_and_the_mount_is_named(bench):
+    volume = bench.volume()
+    staging = bench.stage(volume)
+    bench.state.write(msgspec.structs.replace(bench.recorded(volume), step=Step.CONFIRMING))
+    run(["mount", "-t", "tmpfs", "foreign", staging])
+    with pytest.raises(StageRollbackFailed, match="foreign"):
+        bench.stage(volume)
+    found = mounts.find(staging)
+    assert found is not None
+    assert found.source == "foreign"
 
 
 def test_a_loop_device_that_a_crash_left_unrecorded_is_removed(bench):
