@@ -13,8 +13,10 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +99,22 @@ class Attacher:
     def connector_properties(self) -> dict[str, Any]:
         """What backends need to know of this host, as Cinder's drivers expect it.
 
+        Without root only the host's name and address: initiators cannot be asked for,
+        and nothing could be attached anyway.
+
         :raises ConnectorPropertiesFailed: multipath is enforced and multipathd is away,
             or the host cannot be asked.
         """
         settings = self._settings
+        if os.geteuid() != 0:
+            LOG.warning("Without root no volume can be attached to this host")
+            return {
+                "platform": platform.machine(),
+                "os_type": sys.platform,
+                "ip": settings.my_ip or _own_address(),
+                "host": settings.host or socket.gethostname(),
+                "multipath": False,
+            }
         multipath = self._multipath(ConnectorPropertiesFailed)
         self._prepare()
         from os_brick.initiator import connector

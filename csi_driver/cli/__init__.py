@@ -67,6 +67,8 @@ def main() -> None:
         code = 130
     except CinderCSIError as error:
         code = _failed(str(error), 2 if isinstance(error, ConfigurationError) else 1)
+    except OSError as error:
+        code = _failed(f"The system refused: {error}", 1)
     sys.exit(code)
 
 

@@ -48,13 +48,16 @@ class DriverProcess:
         """
         arguments = ["serve", "--endpoint", f"unix://{self.socket}"]
         arguments += ["--state-dir", str(self.state_dir)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "csi_driver.cli", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        try:
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "csi_driver.cli", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+        except OSError as error:
+            raise DriverFailed(f"The driver could not be started: {error}") from error
         client = Client(str(self.socket))
         try:
             client.wait_ready(_START_SECONDS)

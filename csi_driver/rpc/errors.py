@@ -96,7 +96,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _NODE + "InvalidCapacityRange": Code.OUT_OF_RANGE,
     # Not FAILED_PRECONDITION: that tells the kubelet to give up growing while in use.
     _NODE + "DeviceNotGrown": Code.UNAVAILABLE,
-    _NODE + "NodeStateDamaged": Code.FAILED_PRECONDITION,
+    _NODE + "NodeStateDamaged": Code.UNAVAILABLE,
     _FILESYSTEM + "UnsupportedFilesystem": Code.INVALID_ARGUMENT,
     _FILESYSTEM + "ForeignSignature": Code.FAILED_PRECONDITION,
     _FILESYSTEM + "NotBlank": Code.FAILED_PRECONDITION,
