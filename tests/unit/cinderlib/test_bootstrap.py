@@ -40,14 +40,25 @@ def world():
 """
 
 
+SET_BY_THE_PROJECT = {
+    "EVENTLET_NO_GREENDNS",
+    "OS_CINDER_DISABLE_EVENTLET_PATCHING",
+    "GRPC_ENABLE_FORK_SUPPORT",
+}
+
+
 def run(code: str, *, env: dict[str, str] | None = None) -> Any:
-    """The last line that a fresh interpreter prints for ``code``, as JSON."""
+    """The last line that a fresh interpreter prints for ``code``, as JSON.
+
+    It does not inherit what other tests have set up in this process.
+    """
+    inherited = {name: os.environ[name] for name in os.environ.keys() - SET_BY_THE_PROJECT}
     done = subprocess.run(
         [sys.executable, "-c", SNAPSHOT + code],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**inherited, "PYTHONPATH": str(ROOT), **(env or {})},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -86,11 +97,7 @@ def test_setting_up_changes_what_is_documented_and_nothing_else(tmp_path: Path) 
     )
 
     changed = {key for key in after["env"] if before["env"].get(key) != after["env"][key]}
-    assert changed == {
-        "EVENTLET_NO_GREENDNS",
-        "OS_CINDER_DISABLE_EVENTLET_PATCHING",
-        "GRPC_ENABLE_FORK_SUPPORT",
-    }
+    assert changed == SET_BY_THE_PROJECT
     del before["env"], after["env"]
     # Libraries add filters for their own warnings when they are imported.
     del before["filters"], after["filters"]
