@@ -184,7 +184,7 @@ class Life:
             self._csi.controller.ControllerUnpublishVolume(
                 pb.ControllerUnpublishVolumeRequest(volume_id=volume.id, node_id=self._node_id)
             )
-        return f"{len(published)} volumes"
+        return f"{len(published)} volume" + ("s" if len(published) != 1 else "")
 
     def delete(self) -> str:
         """DeleteSnapshot and DeleteVolume."""
