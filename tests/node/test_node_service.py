@@ -271,6 +271,7 @@ def test_info_tells_what_it_was_set_up_with(bench):
     assert info.topology == {"example.org/node": NODE}
 
 
+@pytest.mark.root
 def test_a_node_registers_how_it_is_reached(bench):
     bench.service.register()
     registration = bench.ledger.registrations[NODE]
