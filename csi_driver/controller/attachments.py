@@ -15,7 +15,7 @@ import msgspec
 
 from csi_driver.base.errors import OperationInProgress
 from csi_driver.base.inflight import Running
-from csi_driver.base.publish_context import seal
+from csi_driver.base.publish_context import PublishContextTooLarge, seal
 from csi_driver.base.values import (
     GIB,
     AccessMode,
@@ -152,23 +152,18 @@ class Attachments:
                 lambda: backend.manager.connect(volume, record, others),
             )
         except DriverCallFailed as failed:
-            self._undo(volume, record, others, backend, failed)
+            if failed.failure.may_have_effect:
+                self._undo(volume, record, others, backend, str(failed))
+            context.store.delete(record)
             raise as_error(failed) from failed
         if changed != volume:
-            context.store.put(changed)
-        sealed = seal(
-            PublishContext(
-                volume_id=volume.id,
-                node_id=record.node_id,
-                connection=connected.connection_info,
-                size_bytes=volume.size_gib * GIB,
-                formatting=volume.formatting,
-                readonly=record.attach_mode == "ro",
-                identity=volume.identity,
-            ),
-            context.keys(),
-            context.driver_name,
-        )
+            volume = context.store.put(changed)
+        try:
+            sealed = self._seal(volume, connected)
+        except PublishContextTooLarge as error:
+            self._undo(volume, record, others, backend, error.message)
+            context.store.delete(record)
+            raise
         # The connection info may hold credentials: only its sealed form is kept.
         context.store.put(
             msgspec.structs.replace(
@@ -181,25 +176,40 @@ class Attachments:
         )
         return sealed
 
+    def _seal(self, volume: VolumeRecord, connected: ConnectionRecord) -> dict[str, str]:
+        return seal(
+            PublishContext(
+                volume_id=volume.id,
+                node_id=connected.node_id,
+                connection=connected.connection_info,
+                size_bytes=volume.size_gib * GIB,
+                formatting=volume.formatting,
+                readonly=connected.attach_mode == "ro",
+                identity=volume.identity,
+            ),
+            self._context.keys(),
+            self._context.driver_name,
+        )
+
     def _undo(
         self,
         volume: VolumeRecord,
         record: ConnectionRecord,
         others: Sequence[ConnectionRecord],
         backend: ControllerBackend,
-        failed: DriverCallFailed,
+        reason: str,
     ) -> None:
-        context = self._context
-        if failed.failure.may_have_effect:
-            try:
-                attempt("Undo", lambda: backend.manager.disconnect(volume, record, others))
-            except DriverCallFailed as again:
-                self._note(record, failed.failure.message)
-                raise errors.OutcomeUnknown(
-                    f"{failed.action} failed ({failed.failure.message}) and could not be undone"
-                    f" yet: {again.failure.message}"
-                ) from again
-        context.store.delete(record)
+        """Take an attach back; ``reason`` says what went wrong with it.
+
+        :raises OutcomeUnknown: the backend would not; the record stays.
+        """
+        try:
+            attempt("Undo", lambda: backend.manager.disconnect(volume, record, others))
+        except DriverCallFailed as again:
+            self._note(record, reason)
+            raise errors.OutcomeUnknown(
+                f"{reason}; it could not be undone yet: {again.failure.message}"
+            ) from again
 
     def _note(self, record: ConnectionRecord, error: str) -> None:
         operation = record.operation or self._context.operation("publish", "backend")

@@ -1,0 +1,291 @@
+"""A whole controller in the test process: real store, real driver double, real gRPC socket.
+
+Used by the behaviour tests of the controller.  Calls go over the socket, so that a test
+sees the codes that a sidecar would see; faults and gates are set in the double's driver
+(:mod:`tests.doubles.faults`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from csi_driver.base.sealing import KeyRing
+from csi_driver.base.values import GIB, NodeRegistration
+from csi_driver.cinderlib.lookup import StoreLookup
+from csi_driver.cinderlib.manager import VolumeManager
+from csi_driver.cinderlib.persistence.factory import StoreKind, open_store
+from csi_driver.cinderlib.persistence.records import VolumeRecord
+from csi_driver.cli.shared_directory import SharedDirectory
+from csi_driver.controller.backends import Backends, ControllerBackend
+from csi_driver.controller.context import ControllerContext
+from csi_driver.controller.service import ControllerService
+from csi_driver.rpc._generated import csi_pb2 as pb
+from csi_driver.rpc.client import Client
+from csi_driver.rpc.controller import Controller
+from csi_driver.rpc.handlers import Gate, Readiness
+from csi_driver.rpc.identity import Identity
+from csi_driver.rpc.server import Server
+from tests.doubles.faults import Faults, Gate, When, of_backend
+from tests.support import cinder_process
+
+WAIT = 60.0
+"""Seconds after which a call that hangs fails its test; never waited for when all is well."""
+
+DRIVER_NAME = "csi.example.org"
+TOPOLOGY_KEY = "topology.csi.example.org/node"
+
+Code = grpc.StatusCode
+MODE = pb.VolumeCapability.AccessMode
+
+_numbers = itertools.count()
+
+
+def mount(mode: str = "SINGLE_NODE_WRITER", fs_type: str = "") -> pb.VolumeCapability:
+    """The capability to mount a filesystem."""
+    return pb.VolumeCapability(
+        mount=pb.VolumeCapability.MountVolume(fs_type=fs_type), access_mode=MODE(mode=mode)
+    )
+
+
+def block(mode: str = "SINGLE_NODE_WRITER") -> pb.VolumeCapability:
+    """The capability to use the raw device."""
+    return pb.VolumeCapability(block=pb.VolumeCapability.BlockVolume(), access_mode=MODE(mode=mode))
+
+
+def from_snapshot(snapshot_id: str) -> pb.VolumeContentSource:
+    """The source of a volume that is restored."""
+    return pb.VolumeContentSource(
+        snapshot=pb.VolumeContentSource.SnapshotSource(snapshot_id=snapshot_id)
+    )
+
+
+def from_volume(volume_id: str) -> pb.VolumeContentSource:
+    """The source of a volume that is cloned."""
+    return pb.VolumeContentSource(volume=pb.VolumeContentSource.VolumeSource(volume_id=volume_id))
+
+
+class ControllerBench:
+    """One controller; as a context manager it serves until the end.
+
+    :param backends: how many backends, each with a driver double of its own.
+    :param options: options of the double, for every backend.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        store: StoreKind = "memory",
+        backends: int = 1,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        cinder_process.set_up()
+        self.store = open_store(store, directory / "state")
+        self.nodes = SharedDirectory(directory / "state")
+        self.keys = KeyRing.generate()
+        lookup = StoreLookup(self.store)
+        self.managers = [
+            VolumeManager(
+                f"bench{next(_numbers)}",
+                {"volume_driver": "tests.doubles.driver.DoubleDriver", **(options or {})},
+                lookup,
+            )
+            for _ in range(backends)
+        ]
+        self._gates: list[Gate] = []
+        self._socket = directory / "csi.sock"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self.service = self._make_service()
+
+    def _make_service(self) -> ControllerService:
+        backends = [
+            ControllerBackend(manager, self.nodes, TOPOLOGY_KEY) for manager in self.managers
+        ]
+        self.context = ControllerContext(
+            store=self.store,
+            backends=Backends(backends),
+            nodes=self.nodes,
+            keys=lambda: self.keys,
+            driver_name=DRIVER_NAME,
+            topology_key=TOPOLOGY_KEY,
+        )
+        return ControllerService(self.context)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(WAIT)
+        self.client = Client(str(self._socket))
+        self.identity = self.client.identity
+        self.stub = self.client.controller
+        return self
+
+    async def _start(self) -> None:
+        gate = Gate()
+        gate.state = Readiness.READY
+        self._servicer = Controller(gate)
+        self._servicer.service = self.service
+        identity = Identity(DRIVER_NAME, gate)
+        self._server = Server(self._socket, gate, identity, self._servicer, None)
+        await self._server.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.client.close()
+        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(WAIT)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(WAIT)
+        self._loop.close()
+        for gate in self._gates:
+            gate.release()
+        self.service.drain(WAIT)
+        self.service.close()
+        for manager in self.managers:
+            manager.close()
+
+    def restart(self) -> None:
+        """A new controller on the same store and backends, as after a crash: nothing in flight."""
+        self.service = self._make_service()
+        self._servicer.service = self.service
+        for future in self.service.resume():
+            future.exception(WAIT)
+
+    # -- the backend's side -----------------------------------------------------
+
+    @property
+    def backend(self) -> str:
+        """The name of the first backend."""
+        return self.managers[0].name
+
+    def faults(self, backend: str = "") -> Faults:
+        """What the driver of a backend is told to do wrong, and what it was asked."""
+        return of_backend(backend or self.backend)
+
+    def hold(self, operation: str, when: When = "before") -> Gate:
+        """Let the first backend's calls of an operation stop; released at the latest at the end."""
+        gate = self.faults().hold(operation, when)
+        self._gates.append(gate)
+        return gate
+
+    def on_backend(self) -> set[str]:
+        """Names of what is on the first backend."""
+        return set(self.managers[0].driver.shelf.names())
+
+    # -- the node's side --------------------------------------------------------
+
+    def register(self, *node_ids: str, max_volumes: int = 0) -> None:
+        """Let nodes tell about themselves."""
+        for node_id in node_ids:
+            self.nodes.register(
+                NodeRegistration(
+                    node_id=node_id,
+                    connector={"host": node_id, "ip": "192.0.2.1", "initiator": f"iqn.{node_id}"},
+                    topology={TOPOLOGY_KEY: node_id},
+                    max_volumes=max_volumes,
+                )
+            )
+
+    # -- calls ------------------------------------------------------------------
+
+    def create_request(self, name: str = "data", gib: float = 1, **fields: Any) -> Any:
+        """A CreateVolumeRequest."""
+        given: dict[str, Any] = {
+            "volume_capabilities": [mount()],
+            "capacity_range": pb.CapacityRange(required_bytes=int(gib * GIB)),
+        }
+        return pb.CreateVolumeRequest(name=name, **given | fields)
+
+    def create(self, name: str = "data", gib: float = 1, **fields: Any) -> Any:
+        """CreateVolume; the answer's volume."""
+        request = self.create_request(name, gib, **fields)
+        return self.stub.CreateVolume(request, timeout=WAIT).volume
+
+    def delete(self, volume_id: str) -> None:
+        """DeleteVolume."""
+        self.stub.DeleteVolume(pb.DeleteVolumeRequest(volume_id=volume_id), timeout=WAIT)
+
+    def publish_request(self, volume_id: str, node_id: str = "n1", **fields: Any) -> Any:
+        """A ControllerPublishVolumeRequest."""
+        given: dict[str, Any] = {"volume_capability": mount()}
+        return pb.ControllerPublishVolumeRequest(
+            volume_id=volume_id, node_id=node_id, **given | fields
+        )
+
+    def publish(self, volume_id: str, node_id: str = "n1", **fields: Any) -> dict[str, str]:
+        """ControllerPublishVolume; the publish_context."""
+        request = self.publish_request(volume_id, node_id, **fields)
+        return dict(self.stub.ControllerPublishVolume(request, timeout=WAIT).publish_context)
+
+    def unpublish(self, volume_id: str, node_id: str = "n1") -> None:
+        """ControllerUnpublishVolume."""
+        request = pb.ControllerUnpublishVolumeRequest(volume_id=volume_id, node_id=node_id)
+        self.stub.ControllerUnpublishVolume(request, timeout=WAIT)
+
+    def snapshot(self, volume_id: str, name: str = "cut", **fields: Any) -> Any:
+        """CreateSnapshot; the answer's snapshot."""
+        request = pb.CreateSnapshotRequest(source_volume_id=volume_id, name=name, **fields)
+        return self.stub.CreateSnapshot(request, timeout=WAIT).snapshot
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """DeleteSnapshot."""
+        request = pb.DeleteSnapshotRequest(snapshot_id=snapshot_id)
+        self.stub.DeleteSnapshot(request, timeout=WAIT)
+
+    def expand(self, volume_id: str, required: int, limit: int = 0) -> int:
+        """ControllerExpandVolume, sizes in bytes; the new size."""
+        request = pb.ControllerExpandVolumeRequest(
+            volume_id=volume_id,
+            capacity_range=pb.CapacityRange(required_bytes=required, limit_bytes=limit),
+        )
+        size: int = self.stub.ControllerExpandVolume(request, timeout=WAIT).capacity_bytes
+        return size
+
+    def volumes(self) -> Sequence[Any]:
+        """ListVolumes without paging."""
+        found: Sequence[Any] = self.stub.ListVolumes(pb.ListVolumesRequest(), timeout=WAIT).entries
+        return found
+
+    def record(self, volume_id: str) -> VolumeRecord:
+        """The stored record of a volume."""
+        record = self.store.get(VolumeRecord, volume_id)
+        assert record is not None
+        return record
+
+
+class Refused:
+    """``with Refused(Code.NOT_FOUND, "text")``: the call inside answers so."""
+
+    def __init__(self, code: grpc.StatusCode, text: str = "") -> None:
+        self._code = code
+        self._text = text
+        self.message = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, grpc.RpcError):
+            if error is None:
+                raise AssertionError(f"answered OK instead of {self._code}")
+            return False
+        code, self.message = error.code(), error.details() or ""
+        if code is not self._code or self._text not in self.message:
+            raise AssertionError(f"{code}: {self.message}") from error
+        return True
