@@ -33,7 +33,7 @@ from csi_driver.rpc.controller import Controller
 from csi_driver.rpc.handlers import Gate, Readiness
 from csi_driver.rpc.identity import Identity
 from csi_driver.rpc.server import Server
-from tests.doubles.faults import Faults, Gate, When, of_backend
+from tests.doubles import faults as doubles
 from tests.support import cinder_process
 
 WAIT = 60.0
@@ -100,10 +100,10 @@ class ControllerBench:
             )
             for _ in range(backends)
         ]
-        self._gates: list[Gate] = []
+        self._gates: list[doubles.Gate] = []
         self._socket = directory / "csi.sock"
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.service = self._make_service()
 
     def _make_service(self) -> ControllerService:
@@ -169,11 +169,11 @@ class ControllerBench:
         """The name of the first backend."""
         return self.managers[0].name
 
-    def faults(self, backend: str = "") -> Faults:
+    def faults(self, backend: str = "") -> doubles.Faults:
         """What the driver of a backend is told to do wrong, and what it was asked."""
-        return of_backend(backend or self.backend)
+        return doubles.of_backend(backend or self.backend)
 
-    def hold(self, operation: str, when: When = "before") -> Gate:
+    def hold(self, operation: str, when: doubles.When = "before") -> doubles.Gate:
         """Let the first backend's calls of an operation stop; released at the latest at the end."""
         gate = self.faults().hold(operation, when)
         self._gates.append(gate)
