@@ -1,1 +1,72 @@
-"""The object layer: Backend, Volume, Snapshot, Connection over any Cinder driver."""
+"""The object layer: Backend, Volume, Snapshot and Connection over any Cinder driver.
+
+For Python programs and scripts::
+
+    import csi_driver.cinderlib as cinderlib
+
+    cinderlib.setup(persistence_config={"storage": "db"})
+    backend = cinderlib.Backend(
+        "lvm", volume_driver="cinder.volume.drivers.lvm.LVMVolumeDriver", volume_group="vg"
+    )
+    volume = backend.create_volume(10, name="data")
+    print(volume.attach().path)
+
+Importing this imports neither Cinder nor os-brick and changes nothing in the process;
+``setup``, which the first ``Backend`` implies, does.  What it changes is listed in
+:mod:`csi_driver.cinderlib.runtime.bootstrap`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from csi_driver.cinderlib.backend import Backend
+    from csi_driver.cinderlib.connection import Connection
+    from csi_driver.cinderlib.session import setup
+    from csi_driver.cinderlib.snapshot import Snapshot
+    from csi_driver.cinderlib.volume import Volume
+
+_HOMES = {
+    "setup": "session",
+    "Backend": "backend",
+    "Volume": "volume",
+    "Snapshot": "snapshot",
+    "Connection": "connection",
+    **dict.fromkeys(
+        (
+            "BackendExists",
+            "BackendNotFound",
+            "BackendSetupFailed",
+            "ConnectionNotFound",
+            "InvalidOption",
+            "InvalidPersistence",
+            "InvalidSize",
+            "InvalidVolume",
+            "NotFound",
+            "NotLocal",
+            "NotProvided",
+            "NotSetUp",
+            "OperationNotSupported",
+            "SetupConflict",
+            "SnapshotNotFound",
+            "UnknownDriver",
+            "UnknownOption",
+            "VolumeNotFound",
+        ),
+        "exceptions",
+    ),
+}
+
+__all__ = ["Backend", "Connection", "Snapshot", "Volume", "setup"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -36,7 +36,7 @@ class InvalidOption(ConfigurationError):
     """The value of a backend's option is missing or not of the option's type."""
 
 
-class BackendExists(ConfigurationError):
+class BackendExists(ConfigurationError, ValueError):
     """A backend of this name is loaded already, with another configuration."""
 
     advice = "Give every backend a name of its own"

@@ -1,0 +1,188 @@
+"""A snapshot of the object layer."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from csi_driver.cinderlib import session
+from csi_driver.cinderlib.entity import Entity
+from csi_driver.cinderlib.exceptions import InvalidVolume, SnapshotNotFound
+from csi_driver.cinderlib.failures import FailureKind, classify
+from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, Source
+
+if TYPE_CHECKING:
+    from csi_driver.cinderlib.volume import Volume
+
+
+class Snapshot(Entity[SnapshotRecord]):
+    """A snapshot of a volume.
+
+    :param volume: the volume.
+    :param metadata: metadata of the snapshot.
+    """
+
+    _RECORD = SnapshotRecord
+    _NOT_FOUND = SnapshotNotFound
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        name: str = "",
+        description: str = "",
+        metadata: dict[str, str] | None = None,
+        id: str | None = None,
+    ) -> None:
+        super().__init__(
+            SnapshotRecord(
+                id=id or str(uuid.uuid4()),
+                name=name,
+                description=description,
+                volume_id=volume.id,
+                backend=volume.backend.id,
+                phase=Phase.CREATING,
+                size_gib=volume.size,
+                cinder_id=str(uuid.uuid4()),
+                created_at=time.time(),
+                metadata=dict(metadata or {}),
+            )
+        )
+
+    @property
+    def volume(self) -> Volume:
+        """The volume, read anew."""
+        from csi_driver.cinderlib.volume import Volume
+
+        return Volume.get_by_id(self._record.volume_id)
+
+    @property
+    def volume_id(self) -> str:
+        """The id of the volume."""
+        return self._record.volume_id
+
+    @property
+    def volume_size(self) -> int:
+        """Size of the volume at the cut, in GiB."""
+        return self._record.size_gib
+
+    @property
+    def name(self) -> str:
+        """The name given to the snapshot."""
+        return self._record.name
+
+    @property
+    def description(self) -> str:
+        """The description given to the snapshot."""
+        return self._record.description
+
+    @property
+    def name_in_storage(self) -> str:
+        """The name that drivers give the snapshot on the array."""
+        from oslo_config import cfg
+
+        return str(cfg.CONF.snapshot_name_template % self._record.cinder_id)
+
+    @property
+    def status(self) -> str:
+        """Cinder's word for the snapshot's state."""
+        return "deleted" if self._gone else str(self._record.phase.value)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """A copy of the metadata."""
+        return dict(self._record.metadata)
+
+    @classmethod
+    def get_by_name(cls, name: str) -> list[Snapshot]:
+        """The snapshots with this name."""
+        records = session.current().store.list(SnapshotRecord, where={"name": name})
+        return [cls._of_record(record) for record in records]
+
+    def create(self) -> None:
+        """Make the snapshot on its backend; see :meth:`Volume.create` for failures.
+
+        :raises InvalidVolume: it exists, or its volume is not available.
+        """
+        with session.current().exclusive(self.volume_id):
+            volume = self.volume
+            volume._refresh_available()
+            if self.stored:
+                self.refresh()
+                if self._record.phase not in (Phase.CREATING, Phase.ERROR):
+                    raise InvalidVolume(f"{self!r} exists")
+                self._put(
+                    suspects=(*self._record.suspects, self._record.cinder_id),
+                    cinder_id=str(uuid.uuid4()),
+                )
+            self._record = msgspec.structs.replace(
+                self._record, size_gib=volume.size, formatting=volume._record.formatting
+            )
+            with self._operation("create", Phase.CREATING, Phase.ERROR):
+                for cinder_id in self._record.suspects:
+                    self._remove_attempt(volume, cinder_id)
+                self._record = self._manager.create_snapshot(self._record, volume._record)
+            self._put(phase=Phase.AVAILABLE, operation=None, suspects=())
+
+    def delete(self) -> None:
+        """Delete the snapshot."""
+        with session.current().exclusive(self.volume_id):
+            self.refresh()
+            volume = self.volume
+            with self._operation("delete", Phase.DELETING, Phase.ERROR):
+                for cinder_id in (*self._record.suspects, self._record.cinder_id):
+                    self._remove_attempt(volume, cinder_id)
+            self._remove()
+
+    def create_volume(self, size: int | None = None, **fields: Any) -> Volume:
+        """Make a volume with the snapshot's content.
+
+        :param size: in GiB; by default the snapshot's.
+        :param fields: as for :class:`Volume`.
+        """
+        with session.current().exclusive(self.volume_id):
+            self._refresh_available()
+            source = Source(kind="snapshot", id=self.id)
+            return self.volume._copy(source, self._record, size, fields)
+
+    def revert(self) -> None:
+        """Put the volume back to what it was at the cut.
+
+        :raises InvalidVolume: the volume is connected, was extended since, or has a
+            younger snapshot (some arrays would destroy that one).
+        :raises OperationNotSupported: the driver cannot.
+        """
+        with session.current().exclusive(self.volume_id):
+            self._refresh_available()
+            volume = self.volume
+            volume._refresh_available()
+            if volume.connections:
+                raise InvalidVolume(f"{volume!r} is connected", advice="Disconnect it first")
+            younger = [s.id for s in volume.snapshots if s.created_at > self.created_at]
+            if younger:
+                raise InvalidVolume(
+                    f"{volume!r} has younger snapshots: {', '.join(younger)}",
+                    advice="Delete them first, or make a new volume from the snapshot",
+                )
+            with volume._operation("revert", Phase.AVAILABLE, Phase.ERROR, Phase.AVAILABLE):
+                record = volume._record
+                reverted = self._manager.revert_to_snapshot(record, self._record)
+            volume._finish(msgspec.structs.replace(reverted, formatting=self._record.formatting))
+
+    def _remove_attempt(self, volume: Volume, cinder_id: str) -> None:
+        attempt = self._record
+        if cinder_id != attempt.cinder_id:
+            attempt = msgspec.structs.replace(attempt, cinder_id=cinder_id, provider={})
+        try:
+            self._manager.delete_snapshot(attempt, volume._record)
+        except Exception as error:
+            if classify(error).kind is not FailureKind.NOT_FOUND:
+                raise
+
+    def _refresh_available(self) -> None:
+        self.refresh()
+        if self._record.phase is not Phase.AVAILABLE:
+            raise InvalidVolume(f"{self!r} is {self._record.phase.value}, not available")

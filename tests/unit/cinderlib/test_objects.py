@@ -1,0 +1,398 @@
+"""Backend, Volume and Snapshot as a program uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import csi_driver.cinderlib as cinderlib
+from csi_driver.cinderlib import exceptions, session
+from csi_driver.cinderlib.persistence.memory import MemoryStore
+from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
+from csi_driver.cinderlib.runtime import bootstrap
+from tests.doubles import faults
+from tests.doubles.faults import VendorError
+from tests.unit.cinderlib.conftest import DOUBLE
+
+Make = Callable[..., cinderlib.Backend]
+
+
+@pytest.fixture
+def make(
+    runtime: bootstrap.RuntimeSettings,
+    store: MemoryStore,
+    free_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Make]:
+    """Makes backends in a session of the test's own."""
+    monkeypatch.setattr(session, "_session", session.Session(runtime, store))
+
+    def make(name: str = free_name, **options: Any) -> cinderlib.Backend:
+        return cinderlib.Backend(name, volume_driver=DOUBLE, **options)
+
+    yield make
+    for backend in list(cinderlib.Backend.backends.values()):
+        backend.close()
+
+
+@pytest.fixture
+def backend(make: Make) -> cinderlib.Backend:
+    return make()
+
+
+def names(backend: cinderlib.Backend) -> set[str]:
+    return set(backend.driver.shelf.names())
+
+
+# -- backends ------------------------------------------------------------------
+
+
+def test_a_backend_is_one_instance_for_one_configuration(make: Make, free_name: str) -> None:
+    first = make(double_total_gib=5)
+
+    assert make(double_total_gib=5) is first
+    assert cinderlib.Backend.backends == {free_name: first}
+    with pytest.raises(ValueError, match="another configuration"):
+        make(double_total_gib=6)
+
+
+def test_threads_that_ask_for_a_backend_at_once_get_one(make: Make) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        backends = list(pool.map(lambda _: make(), range(8)))
+
+    assert len({id(backend) for backend in backends}) == 1
+    assert faults.of_backend(backends[0].id).operations().count("do_setup") == 1
+
+
+def test_a_backend_tells_about_itself_and_lets_its_driver_tell_the_rest(make: Make) -> None:
+    backend = make(double_pools=["a", "b"], double_password="hush")
+
+    assert backend.pool_names == ("a", "b")
+    assert backend.stats(refresh=True).vendor == "Doubles"
+    assert backend.config == {"volume_backend_name": backend.id}
+    assert backend.initialized
+    assert backend.get_version() == "1.2.3"
+    with pytest.raises(AttributeError):
+        _ = backend.nothing_like_this
+
+
+def test_a_closed_backend_may_be_made_anew(make: Make) -> None:
+    make().close()
+
+    assert make(double_total_gib=3).stats().pools[0].total_gib == 3
+
+
+# -- the life of a volume ------------------------------------------------------
+
+
+def test_a_volume_is_made_found_and_deleted(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(2, name="data", metadata={"a": "b"})
+
+    assert (volume.size, volume.name, volume.status) == (2, "data", "available")
+    assert volume.pool_name == "one"
+    assert volume.provider_id
+    assert names(backend) == {volume.name_in_storage}
+    assert cinderlib.Volume.get_by_id(volume.id).metadata == {"a": "b", "made-by": "double"}
+    assert [found.id for found in cinderlib.Volume.get_by_name("data")] == [volume.id]
+    assert [found.id for found in backend.volumes] == [volume.id]
+
+    volume.delete()
+
+    assert volume.status == "deleted"
+    assert names(backend) == set()
+    assert backend.volumes == []
+    with pytest.raises(cinderlib.VolumeNotFound):
+        cinderlib.Volume.get_by_id(volume.id)
+
+
+def test_the_record_is_written_before_the_driver_is_called(
+    backend: cinderlib.Backend, store: MemoryStore
+) -> None:
+    seen: list[VolumeRecord] = []
+    make_volume = backend.driver.create_volume
+
+    def create(volume: Any) -> Any:
+        seen.extend(store.list(VolumeRecord))
+        return make_volume(volume)
+
+    backend.driver.create_volume = create
+    volume = backend.create_volume(1)
+
+    (record,) = seen
+    assert record.id == volume.id
+    assert record.phase is Phase.CREATING
+    assert record.operation is not None
+    assert (record.operation.kind, record.operation.step) == ("create", "backend")
+    (stored,) = store.list(VolumeRecord)
+    assert (stored.phase, stored.operation) == (Phase.AVAILABLE, None)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "2", None, True])
+def test_a_size_that_is_no_whole_number_of_gib_is_refused(
+    backend: cinderlib.Backend, size: Any
+) -> None:
+    with pytest.raises(cinderlib.InvalidSize):
+        backend.create_volume(size)
+
+    assert backend.volumes == []
+
+
+def test_fields_and_pools_that_do_not_exist_are_refused(backend: cinderlib.Backend) -> None:
+    with pytest.raises(cinderlib.InvalidVolume, match="no field status"):
+        backend.create_volume(1, status="available")
+    with pytest.raises(cinderlib.InvalidVolume, match="Pools: one"):
+        backend.create_volume(1, pool_name="two")
+
+
+def test_a_failed_creation_is_recorded_and_can_be_deleted(backend: cinderlib.Backend) -> None:
+    error = VendorError("half made")
+    faults.of_backend(backend.id).fail("create_volume", error, "after")
+    volume = cinderlib.Volume(backend, size=1)
+
+    with pytest.raises(VendorError) as raised:
+        volume.create()
+
+    assert raised.value is error
+    assert raised.value.resource is volume  # type: ignore[attr-defined]
+    assert cinderlib.Volume.get_by_id(volume.id).status == "error"
+    assert len(names(backend)) == 1
+    volume.delete()
+    assert names(backend) == set()
+
+
+def test_a_failed_creation_may_be_repeated_and_leaves_nothing_of_the_first_attempt(
+    backend: cinderlib.Backend,
+) -> None:
+    faults.of_backend(backend.id).fail("create_volume", VendorError("half made"), "after")
+    volume = cinderlib.Volume(backend, size=1)
+    with pytest.raises(VendorError):
+        volume.create()
+    (half_made,) = names(backend)
+
+    volume.create()
+
+    assert volume.status == "available"
+    assert names(backend) == {volume.name_in_storage}
+    assert volume.name_in_storage != half_made
+    with pytest.raises(cinderlib.InvalidVolume, match="exists"):
+        volume.create()
+
+
+def test_a_volume_with_snapshots_is_not_deleted_and_names_them(
+    backend: cinderlib.Backend,
+) -> None:
+    volume = backend.create_volume(1)
+    snapshot = volume.create_snapshot("monday")
+
+    with pytest.raises(cinderlib.InvalidVolume, match=rf"monday \({snapshot.id}\)"):
+        volume.delete()
+
+    snapshot.delete()
+    volume.delete()
+    assert names(backend) == set()
+
+
+def test_a_volume_grows_and_never_shrinks(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(1)
+
+    assert volume.extend(3) == 3 << 30
+    assert cinderlib.Volume.get_by_id(volume.id).size == 3
+    for size in (3, 2, 3.5):
+        with pytest.raises(cinderlib.InvalidSize):
+            volume.extend(size)  # type: ignore[arg-type]
+
+
+def test_a_failed_extension_leaves_a_usable_volume_with_its_old_size(
+    backend: cinderlib.Backend, store: MemoryStore
+) -> None:
+    volume = backend.create_volume(1)
+    faults.of_backend(backend.id).fail("extend_volume", VendorError("no room"))
+
+    with pytest.raises(VendorError):
+        volume.extend(2)
+
+    assert (volume.size, volume.status) == (1, "available")
+    (record,) = store.list(VolumeRecord)
+    assert record.operation is not None
+    assert record.operation.last_error == "no room"
+    assert volume.extend(2) == 2 << 30
+
+
+def test_a_stale_object_works_on_the_stored_volume(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(1)
+    stale = cinderlib.Volume.get_by_id(volume.id)
+    volume.extend(5)
+
+    with pytest.raises(cinderlib.InvalidSize):
+        stale.extend(2)
+    assert stale.size == 5
+
+
+def test_an_object_is_reloaded_and_never_emptied(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(1, name="data")
+    other = cinderlib.Volume.get_by_id(volume.id)
+    other.extend(2)
+
+    volume.refresh()
+
+    assert (volume.size, volume.name) == (2, "data")
+    other.delete()
+    with pytest.raises(cinderlib.VolumeNotFound):
+        volume.refresh()
+    assert volume.name == "data"
+
+
+# -- copies --------------------------------------------------------------------
+
+
+def test_a_clone_takes_the_specs_of_its_source_but_not_its_name(
+    backend: cinderlib.Backend,
+) -> None:
+    volume = backend.create_volume(
+        1, name="data", metadata={"k": "v"}, extra_specs={"tier": "gold"}
+    )
+
+    clone = volume.clone(size=2, name="copy")
+
+    assert (clone.size, clone.name) == (2, "copy")
+    assert clone._record.extra_specs == {"tier": "gold"}
+    assert clone.metadata == {"made-by": "double"}
+    assert clone.provider_id != volume.provider_id
+    assert clone.created_at > volume.created_at
+    assert volume.clone().size == 1
+
+
+def test_a_copy_smaller_than_its_source_is_refused(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(2)
+
+    with pytest.raises(cinderlib.InvalidSize):
+        volume.clone(size=1)
+
+    assert len(backend.volumes) == 1
+
+
+def test_a_snapshot_is_made_found_copied_and_deleted(
+    backend: cinderlib.Backend, store: MemoryStore
+) -> None:
+    volume = backend.create_volume(1)
+    snapshot = volume.create_snapshot("cut", "before the change", metadata={"by": "me"})
+
+    assert (snapshot.status, snapshot.volume_size) == ("available", 1)
+    assert snapshot.metadata == {"cut": "yes"}
+    assert [found.id for found in volume.snapshots] == [snapshot.id]
+    assert cinderlib.Snapshot.get_by_name("cut")[0].volume.id == volume.id
+
+    restored = snapshot.create_volume(size=3, name="restored")
+    assert (restored.size, restored._record.source.id) == (3, snapshot.id)  # type: ignore[union-attr]
+
+    snapshot.delete()
+    assert snapshot.status == "deleted"
+    assert store.list(SnapshotRecord) == []
+    with pytest.raises(cinderlib.SnapshotNotFound):
+        cinderlib.Snapshot.get_by_id(snapshot.id)
+
+
+def test_a_failed_snapshot_may_be_repeated(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(1)
+    snapshot = cinderlib.Snapshot(volume, name="cut")
+    faults.of_backend(backend.id).fail("create_snapshot", VendorError("half"), "after")
+    with pytest.raises(VendorError) as raised:
+        snapshot.create()
+    assert raised.value.resource is snapshot  # type: ignore[attr-defined]
+
+    snapshot.create()
+
+    assert names(backend) == {volume.name_in_storage, snapshot.name_in_storage}
+
+
+def test_a_volume_goes_back_to_its_youngest_snapshot_only(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(1)
+    old, young = volume.create_snapshot("old"), volume.create_snapshot("young")
+
+    with pytest.raises(cinderlib.InvalidVolume, match=young.id):
+        old.revert()
+    young.revert()
+
+    assert faults.of_backend(backend.id).operations()[-1] == "revert_to_snapshot"
+    assert cinderlib.Volume.get_by_id(volume.id).status == "available"
+
+
+def test_a_driver_that_cannot_revert_leaves_the_volume_as_it_was(
+    backend: cinderlib.Backend,
+) -> None:
+    volume = backend.create_volume(1)
+    snapshot = volume.create_snapshot()
+    faults.of_backend(backend.id).fail("revert_to_snapshot", NotImplementedError())
+
+    with pytest.raises(cinderlib.OperationNotSupported):
+        snapshot.revert()
+
+    assert cinderlib.Volume.get_by_id(volume.id).status == "available"
+
+
+def test_a_revert_that_failed_on_the_way_leaves_an_error(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(1)
+    snapshot = volume.create_snapshot()
+    faults.of_backend(backend.id).fail("revert_to_snapshot", VendorError("half"), "after")
+
+    with pytest.raises(VendorError):
+        snapshot.revert()
+
+    assert cinderlib.Volume.get_by_id(volume.id).status == "error"
+
+
+def test_calls_on_one_volume_take_turns_and_on_others_run_at_once(
+    backend: cinderlib.Backend,
+) -> None:
+    volume, other = backend.create_volume(1), backend.create_volume(1)
+    held = faults.of_backend(backend.id).hold("extend_volume")
+
+    with ThreadPoolExecutor(2) as pool:
+        growing = pool.submit(volume.extend, 2)
+        held.wait_until_entered()
+        snapshot = other.create_snapshot()
+        deleting = pool.submit(cinderlib.Volume.get_by_id(volume.id).delete)
+        held.release()
+        assert growing.result() == 2 << 30
+        deleting.result()
+
+    assert names(backend) == {other.name_in_storage, snapshot.name_in_storage}
+
+
+def test_many_threads_make_and_delete_volumes_of_many_backends(make: Make, free_name: str) -> None:
+    backends = [make(f"{free_name}-{number}") for number in range(3)]
+
+    def live(number: int) -> None:
+        volume = backends[number % 3].create_volume(1)
+        snapshot = volume.create_snapshot()
+        clone = snapshot.create_volume()
+        volume.extend(2)
+        clone.delete()
+        snapshot.delete()
+        volume.delete()
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(live, range(60)))
+
+    for backend in backends:
+        assert names(backend) == set()
+        assert backend.volumes == []
+
+
+def test_a_volume_of_a_backend_that_is_not_loaded_says_so(backend: cinderlib.Backend) -> None:
+    volume = backend.create_volume(1)
+    backend.close()
+
+    with pytest.raises(cinderlib.BackendNotFound, match=backend.id):
+        volume.delete()
+
+
+def test_every_name_of_the_package_exists(runtime: object) -> None:
+    for name in dir(cinderlib):
+        assert getattr(cinderlib, name) is not None or name.startswith("__")
+    assert cinderlib.InvalidVolume is exceptions.InvalidVolume
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = cinderlib.Nothing
