@@ -79,8 +79,16 @@ def find_class(path: str) -> Any:
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise UnknownDriver(f"volume_driver is {path!r}")
+    from oslo_config import cfg
+
     try:
         module = importlib.import_module(module_name)
+    except cfg.DuplicateOptError as error:
+        raise UnknownDriver(
+            f"Driver {path} declares option {error.opt_name!r} otherwise than a driver that"
+            " is loaded already",
+            advice="Run the two backends in processes of their own",
+        ) from error
     except ImportError as error:
         missing = error.name or ""
         if missing and not module_name.startswith(missing):

@@ -12,7 +12,8 @@ import pytest
 
 from csi_driver.cinderlib.exceptions import NotProvided
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.cinderlib.runtime import database, refusals
+from csi_driver.cinderlib.runtime import refusals
+from csi_driver.cinderlib.runtime.database import PROVIDED
 from tests.unit.cinderlib.conftest import Loaded
 
 ASKING = (
@@ -69,7 +70,7 @@ def test_every_function_that_cinder_asks_for_is_provided_or_refused_with_a_reaso
     unknown = {
         name: where
         for name, where in asked.items()
-        if name not in database.PROVIDED and name not in NO_FUNCTION and not refusals.reason(name)
+        if name not in PROVIDED and name not in NO_FUNCTION and not refusals.reason(name)
     }
 
     assert len(asked) > 100
@@ -77,7 +78,7 @@ def test_every_function_that_cinder_asks_for_is_provided_or_refused_with_a_reaso
 
 
 def test_nothing_is_provided_that_is_refused_too(runtime: object) -> None:
-    assert [name for name in database.PROVIDED if refusals.reason(name)] == []
+    assert [name for name in PROVIDED if refusals.reason(name)] == []
 
 
 def test_what_is_not_provided_names_the_function_the_driver_and_the_reason(
@@ -248,7 +249,7 @@ def test_a_driver_finds_the_snapshots_of_a_volume(loaded: Loaded) -> None:
 def test_rows_answer_by_key_and_by_attribute_like_cinder_s(loaded: Loaded) -> None:
     volume = loaded.made_volume()
 
-    row = database.volume_get(None, volume.cinder_id)
+    row = PROVIDED["volume_get"](None, volume.cinder_id)
 
     assert row["name"] == row.name == f"volume-{volume.cinder_id}"
     assert row.provider_id == f"array-{volume.cinder_id}"
@@ -261,7 +262,7 @@ def test_a_missing_object_raises_what_cinder_raises(runtime: object) -> None:
     with pytest.raises(exception.VolumeNotFound):
         objects.Volume.get_by_id(context.get_admin_context(), nobody)
     with pytest.raises(exception.SnapshotNotFound):
-        database.snapshot_get(None, nobody)
+        PROVIDED["snapshot_get"](None, nobody)
     assert not objects.Volume.exists(context.get_admin_context(), nobody)
 
 
@@ -376,7 +377,7 @@ def test_what_a_driver_keeps_for_an_initiator_stays_and_is_not_overwritten(
 
 def test_admin_metadata_follows_add_and_update(loaded: Loaded) -> None:
     volume = loaded.made_volume()
-    update = database.volume_admin_metadata_update
+    update = PROVIDED["volume_admin_metadata_update"]
 
     assert update(None, volume.cinder_id, {"internal": "2", "x": "1"}, False, add=False) == {
         "internal": "2"
@@ -385,8 +386,8 @@ def test_admin_metadata_follows_add_and_update(loaded: Loaded) -> None:
         "internal": "2",
         "x": "1",
     }
-    database.volume_admin_metadata_delete(None, volume.cinder_id, "x")
-    assert database.volume_admin_metadata_get(None, volume.cinder_id) == {"internal": "2"}
+    PROVIDED["volume_admin_metadata_delete"](None, volume.cinder_id, "x")
+    assert PROVIDED["volume_admin_metadata_get"](None, volume.cinder_id) == {"internal": "2"}
 
 
 def test_a_backend_s_objects_are_not_found_after_it_was_closed(loaded: Loaded) -> None:
@@ -396,4 +397,4 @@ def test_a_backend_s_objects_are_not_found_after_it_was_closed(loaded: Loaded) -
     loaded.manager.close()
 
     with pytest.raises(exception.VolumeNotFound):
-        database.volume_get(None, volume.cinder_id)
+        PROVIDED["volume_get"](None, volume.cinder_id)
