@@ -157,6 +157,8 @@ class ControllerBench:
 
     def restart(self) -> None:
         """A new controller on the same store and backends, as after a crash: nothing in flight."""
+        for backend in self.context.backends:
+            backend.close()
         self.service = self._make_service()
         self._servicer.service = self.service
         for future in self.service.resume():

@@ -1,0 +1,133 @@
+"""What an earlier process left is finished at the start, or taken up by the retry.
+
+The crash is played in the store: records that say an operation began, and a controller
+that knows of none in flight.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from csi_driver.cinderlib.persistence.records import (
+    ConnectionRecord,
+    Operation,
+    Phase,
+    SnapshotRecord,
+    VolumeRecord,
+)
+from tests.doubles.faults import VendorError
+from tests.support.controller_bench import WAIT, Code, ControllerBench, Refused, block
+
+BEGUN = Operation(kind="test", step="backend", since=1.0, owner="another/1")
+
+
+def leave(bench: ControllerBench, kind, record_id: str, phase: Phase) -> None:
+    """Let the record say that an operation began."""
+    record = bench.store.get(kind, record_id)
+    bench.store.put(msgspec.structs.replace(record, phase=phase, operation=BEGUN))
+
+
+def test_a_deletion_that_was_begun_is_finished(bench):
+    volume_id = bench.create().volume_id
+    cut = bench.snapshot(volume_id)
+    other = bench.create("other").volume_id
+    leave(bench, VolumeRecord, other, Phase.DELETING)
+    leave(bench, SnapshotRecord, cut.snapshot_id, Phase.DELETING)
+    bench.restart()
+    assert bench.store.list(SnapshotRecord) == []
+    assert [volume.id for volume in bench.store.list(VolumeRecord)] == [volume_id]
+    assert len(bench.on_backend()) == 1
+
+
+def test_a_detach_that_was_begun_is_finished(bench):
+    volume_id = bench.create().volume_id
+    bench.publish(volume_id)
+    leave(bench, ConnectionRecord, f"{volume_id}/n1", Phase.DETACHING)
+    bench.restart()
+    assert bench.store.list(ConnectionRecord) == []
+    assert bench.managers[0].driver.connected == []
+
+
+def test_exports_of_attached_volumes_are_made_again(bench):
+    attached, free = bench.create("attached").volume_id, bench.create("free").volume_id
+    bench.publish(attached)
+    bench.restart()
+    cinder_id = bench.record(attached).cinder_id
+    assert ("ensure_export", cinder_id) in bench.faults().calls
+    assert bench.faults().operations().count("ensure_export") == 1
+    assert bench.record(attached).provider["provider_auth"] == "CHAP again secret"
+    assert bench.record(free).phase is Phase.AVAILABLE
+
+
+def test_a_backend_that_fails_at_the_start_stops_nothing(bench):
+    volume_id = bench.create().volume_id
+    bench.publish(volume_id)
+    gone = bench.create("gone").volume_id
+    leave(bench, VolumeRecord, gone, Phase.DELETING)
+    bench.faults().fail("ensure_export", VendorError("no"))
+    bench.faults().fail("delete_volume", VendorError("no"))
+    bench.restart()
+    assert bench.record(gone).phase is Phase.DELETING
+    bench.delete(gone)
+    assert len(bench.on_backend()) == 1
+
+
+def test_a_record_of_a_backend_that_is_not_configured_stops_nothing(bench):
+    volume_id = bench.create().volume_id
+    record = bench.record(volume_id)
+    bench.store.put(msgspec.structs.replace(record, backend="retired", phase=Phase.DELETING))
+    other = bench.create("other").volume_id
+    leave(bench, VolumeRecord, other, Phase.DELETING)
+    bench.restart()
+    assert [volume.id for volume in bench.store.list(VolumeRecord)] == [volume_id]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_creation_that_was_begun_is_made_anew_by_the_retry(bench, made):
+    """Whether the first attempt reached the backend is not known: it is removed either way."""
+    volume_id = bench.create().volume_id
+    first = bench.record(volume_id)
+    if not made:
+        bench.managers[0].driver.shelf.remove(f"volume-{first.cinder_id}")
+    leave(bench, VolumeRecord, volume_id, Phase.CREATING)
+    bench.restart()
+    assert bench.record(volume_id).phase is Phase.CREATING
+    assert bench.create().volume_id == volume_id
+    now = bench.record(volume_id)
+    assert now.cinder_id != first.cinder_id
+    assert now.suspects == ()
+    assert bench.on_backend() == {f"volume-{now.cinder_id}"}
+
+
+def test_an_attach_that_was_begun_is_taken_up_by_the_retry(bench):
+    volume_id = bench.create(volume_capabilities=[block()]).volume_id
+    bench.publish(volume_id)
+    leave(bench, ConnectionRecord, f"{volume_id}/n1", Phase.ATTACHING)
+    bench.restart()
+    with Refused(Code.FAILED_PRECONDITION, "n1"):
+        bench.publish(volume_id, "n2")
+    assert bench.publish(volume_id, "n1")
+    bench.unpublish(volume_id, "n1")
+    assert bench.publish(volume_id, "n2")
+
+
+def test_after_a_restart_every_name_is_the_same_volume(bench):
+    volume = bench.create()
+    sealed = bench.publish(volume.volume_id)
+    bench.restart()
+    assert bench.create() == volume
+    assert bench.publish(volume.volume_id) == sealed
+
+
+def test_a_draining_controller_finishes_what_runs_and_starts_nothing(bench):
+    gate = bench.hold("create_volume")
+    running = bench.stub.CreateVolume.future(bench.create_request(), timeout=WAIT)
+    gate.wait_until_entered()
+    assert not bench.service.drain(0)
+    assert "CreateVolume runs since" in bench.service.running()[0]
+    with Refused(Code.UNAVAILABLE, "was not started"):
+        bench.create("other")
+    gate.release()
+    assert bench.service.drain(WAIT)
+    assert running.result().volume.volume_id
