@@ -254,7 +254,7 @@ class DoubleDriver(driver.VolumeDriver):
         return {
             "provider_id": f"array-{volume.id}",
             "provider_location": f"double:{volume.name}",
-            "metadata": {**volume.metadata, "made-by": "double"},
+            "metadata": {"made-by": "double"},
             "admin_metadata": {"internal": "1"},
         }
 

@@ -69,9 +69,16 @@ def snapshot(context: Any, row: Row) -> Any:
 
 
 def take_over(versioned_object: Any, update: Mapping[str, Any] | None) -> None:
-    """Save what the driver returned, and what it set on the object without saving."""
-    if update:
-        versioned_object.update(dict(update))
+    """Save what the driver returned, and what it set on the object without saving.
+
+    Returned metadata is added to what is there.  Cinder would put it in its place, so
+    that a driver which returns only its own keys loses the user's.
+    """
+    changes = dict(update or {})
+    for name in ("metadata", "admin_metadata"):
+        if changes.get(name):
+            changes[name] = {**getattr(versioned_object, name), **changes[name]}
+    versioned_object.update(changes)
     versioned_object.save()
 
 

@@ -281,7 +281,7 @@ def test_a_snapshot_is_made_found_copied_and_deleted(
     snapshot = volume.create_snapshot("cut", "before the change", metadata={"by": "me"})
 
     assert (snapshot.status, snapshot.volume_size) == ("available", 1)
-    assert snapshot.metadata == {"cut": "yes"}
+    assert snapshot.metadata == {"by": "me", "cut": "yes"}
     assert [found.id for found in volume.snapshots] == [snapshot.id]
     assert cinderlib.Snapshot.get_by_name("cut")[0].volume.id == volume.id
 
