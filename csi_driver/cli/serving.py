@@ -67,7 +67,7 @@ class Parts:
             self._drains.append(controller.drain)
             self._closes.append(controller.close)
             self._running.append(controller.running)
-            controller.resume()
+            controller.start()
 
     def drain(self, seconds: float) -> bool:
         """Wait for running work; False when some still runs."""

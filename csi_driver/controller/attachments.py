@@ -125,17 +125,15 @@ class Attachments:
             created_at=context.clock(),
         )
         writes = capabilities.writes(request.capability.mode, request.readonly)
-        attempts = record.operation.attempts + 1 if record.operation else 1
-        return context.store.put(
-            msgspec.structs.replace(
-                record,
-                phase=Phase.ATTACHING,
-                connector=node.connector,
-                attach_mode="rw" if writes else "ro",
-                attached_host=str(node.connector.get("host", "")),
-                request=_asked(request),
-                operation=context.operation("publish", "backend", attempts),
-            )
+        return context.write(
+            record,
+            "publish",
+            "backend",
+            phase=Phase.ATTACHING,
+            connector=node.connector,
+            attach_mode="rw" if writes else "ro",
+            attached_host=str(node.connector.get("host", "")),
+            request=_asked(request),
         )
 
     def _connect(
@@ -154,7 +152,7 @@ class Attachments:
         except DriverCallFailed as failed:
             if failed.failure.may_have_effect:
                 self._undo(volume, record, others, backend, str(failed))
-            context.store.delete(record)
+            context.erase(record, "publish", "undone")
             raise as_error(failed) from failed
         if changed != volume:
             volume = context.store.put(changed)
@@ -162,17 +160,16 @@ class Attachments:
             sealed = self._seal(volume, connected)
         except PublishContextTooLarge as error:
             self._undo(volume, record, others, backend, error.message)
-            context.store.delete(record)
+            context.erase(record, "publish", "undone")
             raise
         # The connection info may hold credentials: only its sealed form is kept.
-        context.store.put(
-            msgspec.structs.replace(
-                connected,
-                phase=Phase.ATTACHED,
-                operation=None,
-                connection_info={},
-                publish_context=sealed,
-            )
+        context.write(
+            connected,
+            "publish",
+            "attached",
+            phase=Phase.ATTACHED,
+            connection_info={},
+            publish_context=sealed,
         )
         return sealed
 
@@ -206,18 +203,10 @@ class Attachments:
         try:
             attempt("Undo", lambda: backend.manager.disconnect(volume, record, others))
         except DriverCallFailed as again:
-            self._note(record, reason)
+            self._context.note(record, reason)
             raise errors.OutcomeUnknown(
                 f"{reason}; it could not be undone yet: {again.failure.message}"
             ) from again
-
-    def _note(self, record: ConnectionRecord, error: str) -> None:
-        operation = record.operation or self._context.operation("publish", "backend")
-        self._context.store.put(
-            msgspec.structs.replace(
-                record, operation=msgspec.structs.replace(operation, last_error=error)
-            )
-        )
 
     # -- unpublish ------------------------------------------------------------
 
@@ -264,13 +253,7 @@ class Attachments:
                 return
             volume = context.volume(volume_id)
             others = [c for c in context.connections(volume_id) if c.id != connection_id]
-            record = context.store.put(
-                msgspec.structs.replace(
-                    record,
-                    phase=Phase.DETACHING,
-                    operation=context.operation("unpublish", "backend"),
-                )
-            )
+            record = context.write(record, "unpublish", "backend", phase=Phase.DETACHING)
             running.at("backend detach")
             try:
                 changed = attempt(
@@ -279,7 +262,7 @@ class Attachments:
                 )
             except DriverCallFailed as failed:
                 if failed.failure.kind is not FailureKind.NOT_FOUND:
-                    self._note(record, failed.failure.message)
+                    context.note(record, failed.failure.message)
                     raise errors.OutcomeUnknown(
                         f"{failed.action} failed: {failed.failure.message}",
                         advice="The export is still there; retry",
@@ -287,7 +270,7 @@ class Attachments:
                 changed = volume
             if changed != volume:
                 context.store.put(changed)
-            context.store.delete(record)
+            context.erase(record, "unpublish", "gone")
 
 
 def find_mine(

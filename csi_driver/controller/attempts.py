@@ -26,14 +26,12 @@ M = TypeVar("M", VolumeRecord, SnapshotRecord)
 
 def next_attempt(context: ControllerContext, record: M, kind: str) -> M:
     """Record a further attempt on an object whose last one has no known outcome."""
-    before = record.operation
-    return context.store.put(
-        msgspec.structs.replace(
-            record,
-            cinder_id=ids.new_cinder_id(),
-            suspects=(*record.suspects, record.cinder_id),
-            operation=context.operation(kind, "backend", before.attempts + 1 if before else 1),
-        )
+    return context.write(
+        record,
+        kind,
+        "backend",
+        cinder_id=ids.new_cinder_id(),
+        suspects=(*record.suspects, record.cinder_id),
     )
 
 
@@ -41,11 +39,13 @@ def make(
     context: ControllerContext,
     running: Running,
     record: M,
+    kind: str,
     create: Callable[[M], M],
     remove: Callable[[M], object],
 ) -> M:
     """Call the driver to make what ``record`` (stored, phase creating) says.
 
+    :param kind: the operation, for its records.
     :param create: the driver call; answers the record with what the driver returned.
     :param remove: the driver call that removes one attempt; must accept absence.
     :returns: the stored record, phase available.
@@ -58,12 +58,10 @@ def make(
         made = attempt(f"Creating {record.name!r} on {record.backend}", lambda: create(record))
     except DriverCallFailed as failed:
         running.at("undo after failure")
-        _undo(context, record, failed, remove)
+        _undo(context, record, kind, failed, remove)
         raise as_error(failed) from failed
     running.at("recording")
-    return context.store.put(
-        msgspec.structs.replace(made, phase=Phase.AVAILABLE, operation=None, suspects=())
-    )
+    return context.write(made, kind, "available", phase=Phase.AVAILABLE, suspects=())
 
 
 def remove_suspects(
@@ -78,7 +76,7 @@ def remove_suspects(
         try:
             _remove_one(msgspec.structs.replace(record, cinder_id=suspect, provider={}), remove)
         except DriverCallFailed as failed:
-            note(context, record, failed.failure.message)
+            context.note(record, failed.failure.message)
             raise errors.OutcomeUnknown(
                 f"What an earlier attempt ({suspect}) to create {record.name!r} may have left on"
                 f" {record.backend} could not be removed: {failed.failure.message}"
@@ -86,19 +84,26 @@ def remove_suspects(
     return record
 
 
-def note(context: ControllerContext, record: M, error: str) -> M:
-    """Keep the last error in the record's operation, for people who look."""
-    operation = record.operation or context.operation("unknown", "unknown")
-    return context.store.put(
-        msgspec.structs.replace(
-            record, operation=msgspec.structs.replace(operation, last_error=error)
-        )
-    )
+def abandon(
+    context: ControllerContext,
+    running: Running,
+    record: M,
+    kind: str,
+    remove: Callable[[M], object],
+) -> None:
+    """Give up a creation that nobody runs: remove all its attempts, then the record.
+
+    :raises OutcomeUnknown: the backend would not remove one; the record keeps it.
+    """
+    left = next_attempt(context, record, kind)
+    remove_suspects(context, running, left, remove)
+    context.erase(left, kind, "undone")
 
 
 def _undo(
     context: ControllerContext,
     record: M,
+    kind: str,
     failed: DriverCallFailed,
     remove: Callable[[M], object],
 ) -> None:
@@ -106,12 +111,12 @@ def _undo(
         try:
             _remove_one(record, remove)
         except DriverCallFailed as again:
-            note(context, record, failed.failure.message)
+            context.note(record, failed.failure.message)
             raise errors.OutcomeUnknown(
                 f"{failed.action} failed ({failed.failure.message}) and what it may have left"
                 f" could not be removed yet: {again.failure.message}"
             ) from again
-    context.store.delete(record)
+    context.erase(record, kind, "undone")
 
 
 def _remove_one(record: M, remove: Callable[[M], object]) -> None:

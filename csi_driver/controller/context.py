@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 
+from csi_driver.base import faults
 from csi_driver.base.inflight import InFlight
 from csi_driver.base.sealing import KeyRing
 from csi_driver.base.values import FormattingState
@@ -22,10 +24,14 @@ from csi_driver.cinderlib.persistence.records import (
     TombstoneRecord,
     VolumeRecord,
 )
-from csi_driver.cinderlib.persistence.store import RecordStore
+from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore, StoreUnavailable
 from csi_driver.controller import errors, ids
 from csi_driver.controller.backends import Backends
+from csi_driver.controller.operations import RECORDED, WRITE, AnyRecord, Recovery, step_of
 from csi_driver.controller.ports import NodeDirectory
+
+M = TypeVar("M", VolumeRecord, SnapshotRecord)
+W = TypeVar("W", VolumeRecord, SnapshotRecord, ConnectionRecord)
 
 OWNER = f"{socket.gethostname()}/{os.getpid()}"
 """Who runs an operation, as records tell it: host and process."""
@@ -78,15 +84,59 @@ class ControllerContext:
     attachments: KeyedLocks = field(default_factory=KeyedLocks)
     clock: Callable[[], float] = time.time
 
-    def operation(self, kind: str, step: str, attempts: int = 1, error: str = "") -> Operation:
-        """An operation in progress, owned by this process."""
+    # -- records, step by step -------------------------------------------------
+
+    def write(self, record: W, kind: str, step: str, **changes: Any) -> W:
+        """Store a record at a step of an operation, with ``changes`` to its fields.
+
+        The first step of a further attempt counts it; the last step ends the
+        operation.  The fault points of :mod:`~csi_driver.controller.operations` are here.
+
+        :raises StoreUnavailable: nothing was stored.
+        :raises RecordConflict: somebody else changed the record.
+        """
+        operation = self._operation(record, kind, step, changes.pop("target_gib", 0))
+        changed = msgspec.structs.replace(record, operation=operation, **changes)
+        faults.reach(f"{kind}/{step}/{WRITE}", StoreUnavailable)
+        stored = self.store.put(changed)
+        faults.reach(f"{kind}/{step}/{RECORDED}")
+        return stored
+
+    def erase(self, record: W, kind: str, step: str) -> None:
+        """Remove a record as the last step of an operation.
+
+        :raises StoreUnavailable: it was not removed.
+        """
+        faults.reach(f"{kind}/{step}/{WRITE}", StoreUnavailable)
+        self.store.delete(record)
+        faults.reach(f"{kind}/{step}/{RECORDED}")
+
+    def note(self, record: W, error: str) -> W:
+        """Keep the error in the record's operation, for people and for the repair loop."""
+        operation = record.operation
+        if operation is None:
+            return record
+        return self.store.put(
+            msgspec.structs.replace(
+                record, operation=msgspec.structs.replace(operation, last_error=error)
+            )
+        )
+
+    def _operation(
+        self, record: AnyRecord, kind: str, step: str, target_gib: int
+    ) -> Operation | None:
+        if step_of(kind, step).recovery is Recovery.FINAL:
+            return None
+        before = record.operation
+        again = before is not None and before.kind == kind
         return Operation(
             kind=kind,
             step=step,
             since=self.clock(),
             owner=OWNER,
-            attempts=attempts,
-            last_error=error,
+            attempts=before.attempts + 1 if before and again else 1,
+            last_error=before.last_error if before and again else "",
+            size_gib=target_gib,
         )
 
     def identify(self, kind: str, name: str) -> tuple[str, int]:
@@ -96,15 +146,22 @@ class ControllerContext:
         incarnation = tombstone.incarnation + 1 if tombstone else 1
         return ids.object_id(installation, kind, incarnation, name), incarnation
 
-    def bury(self, kind: str, record: VolumeRecord | SnapshotRecord) -> None:
-        """Remove the record of a deleted object; its name's next use is a new incarnation."""
+    def bury(self, kind: str, operation: str, record: M) -> None:
+        """Remove the record of a deleted object; its name's next use is a new incarnation.
+
+        The tombstone comes first: a crash in between leaves a record whose deletion
+        is done again.
+        """
         key = ids.tombstone_id(self.store.installation_id, kind, record.name)
+        point = f"{operation}/tombstone"
+        faults.reach(f"{point}/{WRITE}", StoreUnavailable)
         known = self.store.get(TombstoneRecord, key)
         if known is None:
             self.store.put(TombstoneRecord(id=key, incarnation=record.incarnation))
         elif known.incarnation < record.incarnation:
             self.store.put(msgspec.structs.replace(known, incarnation=record.incarnation))
-        self.store.delete(record)
+        faults.reach(f"{point}/{RECORDED}")
+        self.erase(record, operation, "gone")
 
     def volume(self, volume_id: str) -> VolumeRecord:
         """The record of a volume.
@@ -128,9 +185,13 @@ class ControllerContext:
         identity = confirmed.identity or volume.identity
         if (volume.formatting, volume.identity) == (confirmed.formatting, identity):
             return volume
-        return self.store.put(
-            msgspec.structs.replace(volume, formatting=confirmed.formatting, identity=identity)
-        )
+        try:
+            return self.store.put(
+                msgspec.structs.replace(volume, formatting=confirmed.formatting, identity=identity)
+            )
+        except RecordConflict:
+            # Another copy of the volume is being made and took the news over first.
+            return self.with_confirmation(self.volume(volume.id))
 
     def formatting_at_cut(self, volume: VolumeRecord) -> VolumeRecord:
         """The volume as a copy of it inherits its formatting.

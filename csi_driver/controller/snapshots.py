@@ -83,7 +83,7 @@ class Snapshots:
             raise OperationInProgress(f"Volume {volume.id} is {volume.phase}")
         volume = context.formatting_at_cut(volume)
         if record is None:
-            record = context.store.put(
+            record = context.write(
                 SnapshotRecord(
                     id=snapshot_id,
                     name=request.name,
@@ -96,8 +96,9 @@ class Snapshots:
                     incarnation=incarnation,
                     description=chosen.description,
                     metadata=chosen.metadata,
-                    operation=context.operation("snapshot", "backend"),
-                )
+                ),
+                "snapshot",
+                "backend",
             )
         else:
             record = attempts.next_attempt(context, record, "snapshot")
@@ -111,6 +112,7 @@ class Snapshots:
             context,
             running,
             record,
+            "snapshot",
             lambda snapshot: backend.manager.create_snapshot(snapshot, volume),
             lambda snapshot: backend.manager.delete_snapshot(snapshot, volume),
         )
@@ -153,21 +155,17 @@ class Snapshots:
             backend.manager.delete_snapshot(snapshot, volume)
 
         before = record.phase
-        record = context.store.put(
-            msgspec.structs.replace(
-                record, phase=Phase.DELETING, operation=context.operation("delete", "backend")
-            )
-        )
+        record = context.write(record, "delete-snapshot", "backend", phase=Phase.DELETING)
         record = attempts.remove_suspects(context, running, record, remove)
         running.at("backend delete")
         try:
             attempt(f"Deleting snapshot {record.name!r}", lambda: remove(record))
         except DriverCallFailed as failed:
             if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
-                attempts.note(context, record, failed.failure.message)
+                context.note(record, failed.failure.message)
             else:
-                context.store.put(msgspec.structs.replace(record, phase=before, operation=None))
+                context.write(record, "delete-snapshot", "undone", phase=before)
             raise as_error(failed) from failed
         running.at("recording")
-        context.bury(KIND, record)
+        context.bury(KIND, "delete-snapshot", record)
         backend.forget_stats()

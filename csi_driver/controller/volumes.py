@@ -18,6 +18,7 @@ from csi_driver.base.values import GIB, Formatting, Topology
 from csi_driver.cinderlib.persistence.records import (
     Phase,
     SnapshotRecord,
+    Source,
     VolumeRecord,
 )
 from csi_driver.controller import attempts, capabilities, capacity, errors, ids, parameters
@@ -106,6 +107,7 @@ class Volumes:
                     f"Volume {request.name!r} is being deleted",
                     advice="Retry when its deletion is finished",
                 )
+        kind = making(request.source)
         accessible = backend.accessible_from()
         refuse_unreachable(request.requisite, accessible, backend.name)
         source = find_source(context, request.source) if request.source else None
@@ -114,7 +116,7 @@ class Volumes:
                 request.required_bytes, request.limit_bytes, source.size_gib if source else 0
             )
             refuse_beyond_pool(size, backend, chosen.pool)
-            record = context.store.put(
+            record = context.write(
                 VolumeRecord(
                     id=volume_id,
                     name=request.name,
@@ -130,11 +132,12 @@ class Volumes:
                     source=request.source,
                     request=wish,
                     multiattach=capabilities.wants_multiattach(request.capabilities),
-                    operation=context.operation("create", "backend"),
-                )
+                ),
+                kind,
+                "backend",
             )
         else:
-            record = attempts.next_attempt(context, record, "create")
+            record = attempts.next_attempt(context, record, kind)
         if isinstance(source, VolumeRecord):
             source = context.formatting_at_cut(source)
         record = msgspec.structs.replace(record, formatting=_inherited(record, source))
@@ -142,6 +145,7 @@ class Volumes:
             context,
             running,
             record,
+            kind,
             lambda volume: backend.manager.create_volume(volume, source),
             backend.manager.delete_volume,
         )
@@ -175,23 +179,19 @@ class Volumes:
             return
         self._refuse_in_use(record)
         before = record.phase
-        record = context.store.put(
-            msgspec.structs.replace(
-                record, phase=Phase.DELETING, operation=context.operation("delete", "backend")
-            )
-        )
+        record = context.write(record, "delete", "backend", phase=Phase.DELETING)
         record = attempts.remove_suspects(context, running, record, backend.manager.delete_volume)
         running.at("backend delete")
         try:
             attempt(f"Deleting {record.name!r}", lambda: backend.manager.delete_volume(record))
         except DriverCallFailed as failed:
             if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
-                attempts.note(context, record, failed.failure.message)
+                context.note(record, failed.failure.message)
             else:
-                context.store.put(msgspec.structs.replace(record, phase=before, operation=None))
+                context.write(record, "delete", "undone", phase=before)
             raise as_error(failed) from failed
         running.at("recording")
-        context.bury(KIND, record)
+        context.bury(KIND, "delete", record)
         context.nodes.forget(volume_id)
         backend.forget_stats()
 
@@ -245,9 +245,7 @@ class Volumes:
             return record.size_gib * GIB
         size = capacity.size_for(request.required_bytes, request.limit_bytes)
         refuse_beyond_pool(size, backend, record.pool)
-        record = context.store.put(
-            msgspec.structs.replace(record, operation=context.operation("extend", "backend"))
-        )
+        record = context.write(record, "extend", "backend", target_gib=size)
         running.at("backend extend")
         try:
             grown = attempt(
@@ -256,16 +254,23 @@ class Volumes:
             )
         except DriverCallFailed as failed:
             if not failed.failure.may_have_effect:
-                context.store.put(msgspec.structs.replace(record, operation=None))
+                context.write(record, "extend", "undone")
                 raise as_error(failed) from failed
-            attempts.note(context, record, failed.failure.message)
+            context.note(record, failed.failure.message)
             raise errors.OutcomeUnknown(
                 f"{failed.action} failed: {failed.failure.message}", advice="Retry"
             ) from failed
         running.at("recording")
-        context.store.put(msgspec.structs.replace(grown, operation=None))
+        context.write(grown, "extend", "available")
         backend.forget_stats()
         return size * GIB
+
+
+def making(source: Source | None) -> str:
+    """The operation that makes a volume: by what it is made from."""
+    if source is None:
+        return "create"
+    return "clone" if source.kind == "volume" else "restore"
 
 
 def wished(request: CreateVolume, chosen: parameters.Parameters) -> dict[str, Any]:

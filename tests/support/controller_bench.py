@@ -35,6 +35,7 @@ from csi_driver.rpc.identity import Identity
 from csi_driver.rpc.server import Server
 from tests.doubles import faults as doubles
 from tests.support import cinder_process
+from tests.support.messages import mount
 
 WAIT = 60.0
 """Seconds after which a call that hangs fails its test; never waited for when all is well."""
@@ -43,33 +44,8 @@ DRIVER_NAME = "csi.example.org"
 TOPOLOGY_KEY = "topology.csi.example.org/node"
 
 Code = grpc.StatusCode
-MODE = pb.VolumeCapability.AccessMode
 
 _numbers = itertools.count()
-
-
-def mount(mode: str = "SINGLE_NODE_WRITER", fs_type: str = "") -> pb.VolumeCapability:
-    """The capability to mount a filesystem."""
-    return pb.VolumeCapability(
-        mount=pb.VolumeCapability.MountVolume(fs_type=fs_type), access_mode=MODE(mode=mode)
-    )
-
-
-def block(mode: str = "SINGLE_NODE_WRITER") -> pb.VolumeCapability:
-    """The capability to use the raw device."""
-    return pb.VolumeCapability(block=pb.VolumeCapability.BlockVolume(), access_mode=MODE(mode=mode))
-
-
-def from_snapshot(snapshot_id: str) -> pb.VolumeContentSource:
-    """The source of a volume that is restored."""
-    return pb.VolumeContentSource(
-        snapshot=pb.VolumeContentSource.SnapshotSource(snapshot_id=snapshot_id)
-    )
-
-
-def from_volume(volume_id: str) -> pb.VolumeContentSource:
-    """The source of a volume that is cloned."""
-    return pb.VolumeContentSource(volume=pb.VolumeContentSource.VolumeSource(volume_id=volume_id))
 
 
 class ControllerBench:
@@ -161,7 +137,8 @@ class ControllerBench:
             backend.close()
         self.service = self._make_service()
         self._servicer.service = self.service
-        for future in self.service.resume():
+        self.service.ensure_exports()
+        for future in self.service.repair.round(float("inf")):
             future.exception(WAIT)
 
     # -- the backend's side -----------------------------------------------------

@@ -32,7 +32,8 @@ class Phase(StrEnum):
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """The operation in progress on an object.
 
-    ``since`` is seconds since the epoch; ``owner`` names host and process.
+    ``since`` is seconds since the epoch; ``owner`` names host and process;
+    ``size_gib`` is the size that an extension leads to.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     attempts: int = 1
     last_error: str = ""
+    size_gib: int = 0
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     version: int = 0
 
+    @property
+    def pending(self) -> str:
+        """``yes`` while an operation is in progress, for the index; else ''."""
+        return "yes" if getattr(self, "operation", None) is not None else ""
+
 
 class VolumeRecord(Record, frozen=True, kw_only=True):
     """A volume.
@@ -70,7 +77,7 @@ class VolumeRecord(Record, frozen=True, kw_only=True):
     """
 
     KIND: ClassVar[str] = "volume"
-    INDEXED: ClassVar[tuple[str, ...]] = ("name", "backend", "cinder_id", "phase")
+    INDEXED: ClassVar[tuple[str, ...]] = ("name", "backend", "cinder_id", "phase", "pending")
 
     name: str
     backend: str
@@ -101,7 +108,14 @@ class SnapshotRecord(Record, frozen=True, kw_only=True):
     """A snapshot; ``size_gib`` and ``formatting`` are the volume's at the cut."""
 
     KIND: ClassVar[str] = "snapshot"
-    INDEXED: ClassVar[tuple[str, ...]] = ("name", "volume_id", "backend", "cinder_id", "phase")
+    INDEXED: ClassVar[tuple[str, ...]] = (
+        "name",
+        "volume_id",
+        "backend",
+        "cinder_id",
+        "phase",
+        "pending",
+    )
 
     name: str
     volume_id: str
@@ -129,7 +143,7 @@ class ConnectionRecord(Record, frozen=True, kw_only=True):
     """
 
     KIND: ClassVar[str] = "connection"
-    INDEXED: ClassVar[tuple[str, ...]] = ("volume_id", "node_id", "backend", "phase")
+    INDEXED: ClassVar[tuple[str, ...]] = ("volume_id", "node_id", "backend", "phase", "pending")
 
     volume_id: str
     backend: str

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.controller_bench import ControllerBench
+from tests.support.controller_bench import (
+    ControllerBench,
+)
 
 
 @pytest.fixture(params=["memory", "db"])

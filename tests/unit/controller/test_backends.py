@@ -16,8 +16,8 @@ from tests.support.controller_bench import (
     Code,
     ControllerBench,
     Refused,
-    from_volume,
 )
+from tests.support.messages import from_volume
 
 
 @pytest.fixture

@@ -22,9 +22,8 @@ from tests.support.controller_bench import (
     Code,
     ControllerBench,
     Refused,
-    block,
-    from_snapshot,
 )
+from tests.support.messages import block, from_snapshot
 
 NODES = ("n1", "n2")
 NAMES = ("a", "b", "c")

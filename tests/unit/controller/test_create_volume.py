@@ -23,10 +23,8 @@ from tests.support.controller_bench import (
     Code,
     ControllerBench,
     Refused,
-    block,
-    from_volume,
-    mount,
 )
+from tests.support.messages import block, from_volume, mount
 
 
 def volume_name(bench: ControllerBench, volume_id: str) -> str:

@@ -7,7 +7,11 @@ import pytest
 from csi_driver.base.values import GIB, Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.records import Phase, TombstoneRecord, VolumeRecord
 from tests.doubles.faults import VendorError
-from tests.support.controller_bench import Code, Refused, from_volume
+from tests.support.controller_bench import (
+    Code,
+    Refused,
+)
+from tests.support.messages import from_volume
 
 
 def test_a_deleted_volume_is_gone_everywhere(bench):

@@ -16,9 +16,8 @@ from tests.support.controller_bench import (
     Code,
     ControllerBench,
     Refused,
-    block,
-    mount,
 )
+from tests.support.messages import block, mount
 
 SHARED = {"volume_capabilities": [block("MULTI_NODE_READER_ONLY")]}
 

@@ -27,9 +27,8 @@ from tests.support.controller_bench import (
     Code,
     ControllerBench,
     Refused,
-    block,
-    mount,
 )
+from tests.support.messages import block, mount
 
 
 @pytest.fixture

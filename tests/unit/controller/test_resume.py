@@ -17,15 +17,29 @@ from csi_driver.cinderlib.persistence.records import (
     VolumeRecord,
 )
 from tests.doubles.faults import VendorError
-from tests.support.controller_bench import WAIT, Code, ControllerBench, Refused, block
+from tests.support.controller_bench import (
+    WAIT,
+    Code,
+    ControllerBench,
+    Refused,
+)
+from tests.support.messages import block
 
-BEGUN = Operation(kind="test", step="backend", since=1.0, owner="another/1")
+BEGUN = {
+    (VolumeRecord, Phase.CREATING): "create",
+    (VolumeRecord, Phase.DELETING): "delete",
+    (SnapshotRecord, Phase.CREATING): "snapshot",
+    (SnapshotRecord, Phase.DELETING): "delete-snapshot",
+    (ConnectionRecord, Phase.ATTACHING): "publish",
+    (ConnectionRecord, Phase.DETACHING): "unpublish",
+}
 
 
 def leave(bench: ControllerBench, kind, record_id: str, phase: Phase) -> None:
     """Let the record say that an operation began."""
     record = bench.store.get(kind, record_id)
-    bench.store.put(msgspec.structs.replace(record, phase=phase, operation=BEGUN))
+    begun = Operation(kind=BEGUN[kind, phase], step="backend", since=1.0, owner="another/1")
+    bench.store.put(msgspec.structs.replace(record, phase=phase, operation=begun))
 
 
 def test_a_deletion_that_was_begun_is_finished(bench):
@@ -84,15 +98,18 @@ def test_a_record_of_a_backend_that_is_not_configured_stops_nothing(bench):
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_a_creation_that_was_begun_is_made_anew_by_the_retry(bench, made):
+@pytest.mark.parametrize("retried_first", [False, True])
+def test_a_creation_that_was_begun_is_removed_and_made_anew(bench, made, retried_first):
     """Whether the first attempt reached the backend is not known: it is removed either way."""
     volume_id = bench.create().volume_id
     first = bench.record(volume_id)
     if not made:
         bench.managers[0].driver.shelf.remove(f"volume-{first.cinder_id}")
     leave(bench, VolumeRecord, volume_id, Phase.CREATING)
-    bench.restart()
-    assert bench.record(volume_id).phase is Phase.CREATING
+    if not retried_first:
+        bench.restart()
+        assert bench.store.get(VolumeRecord, volume_id) is None
+        assert bench.on_backend() == set()
     assert bench.create().volume_id == volume_id
     now = bench.record(volume_id)
     assert now.cinder_id != first.cinder_id
@@ -100,16 +117,51 @@ def test_a_creation_that_was_begun_is_made_anew_by_the_retry(bench, made):
     assert bench.on_backend() == {f"volume-{now.cinder_id}"}
 
 
-def test_an_attach_that_was_begun_is_taken_up_by_the_retry(bench):
+def test_a_snapshot_that_was_begun_is_removed(bench):
+    volume_id = bench.create().volume_id
+    cut = bench.snapshot(volume_id)
+    leave(bench, SnapshotRecord, cut.snapshot_id, Phase.CREATING)
+    bench.restart()
+    assert bench.store.get(SnapshotRecord, cut.snapshot_id) is None
+    assert bench.snapshot(volume_id).snapshot_id == cut.snapshot_id
+
+
+def test_an_attach_that_was_begun_is_undone(bench):
     volume_id = bench.create(volume_capabilities=[block()]).volume_id
     bench.publish(volume_id)
     leave(bench, ConnectionRecord, f"{volume_id}/n1", Phase.ATTACHING)
-    bench.restart()
     with Refused(Code.FAILED_PRECONDITION, "n1"):
         bench.publish(volume_id, "n2")
-    assert bench.publish(volume_id, "n1")
-    bench.unpublish(volume_id, "n1")
+    bench.restart()
     assert bench.publish(volume_id, "n2")
+
+
+def test_an_attach_that_was_begun_is_taken_up_by_the_retry(bench):
+    volume_id = bench.create(volume_capabilities=[block()]).volume_id
+    sealed = bench.publish(volume_id)
+    leave(bench, ConnectionRecord, f"{volume_id}/n1", Phase.ATTACHING)
+    again = bench.publish(volume_id, "n1")
+    assert again
+    assert again != sealed
+
+
+def test_an_extension_that_was_begun_is_done_again(bench):
+    volume_id = bench.create().volume_id
+    record = bench.record(volume_id)
+    begun = Operation(kind="extend", step="backend", since=1.0, owner="another/1", size_gib=3)
+    bench.store.put(msgspec.structs.replace(record, operation=begun))
+    bench.restart()
+    assert bench.record(volume_id).size_gib == 3
+    assert bench.record(volume_id).operation is None
+
+
+def test_an_operation_of_a_newer_release_is_left_alone(bench):
+    volume_id = bench.create().volume_id
+    record = bench.record(volume_id)
+    begun = Operation(kind="teleport", step="backend", since=1.0, owner="another/1")
+    bench.store.put(msgspec.structs.replace(record, operation=begun))
+    bench.restart()
+    assert bench.record(volume_id).operation == begun
 
 
 def test_after_a_restart_every_name_is_the_same_volume(bench):

@@ -13,10 +13,8 @@ from tests.support.controller_bench import (
     Code,
     ControllerBench,
     Refused,
-    block,
-    from_snapshot,
-    from_volume,
 )
+from tests.support.messages import block, from_snapshot, from_volume
 
 FORMATTED = Formatting(state=FormattingState.FORMATTED, fs_type="xfs", fs_uuid="the-uuid")
 
