@@ -93,6 +93,16 @@ class Listing:
             volume=found.volume, accessible_from=found.accessible_from, published_to=nodes
         )
 
+    def snapshot(self, snapshot_id: str) -> SnapshotRecord:
+        """CSI GetSnapshot.
+
+        :raises SnapshotNotFound: there is no such snapshot, or it is not made yet.
+        """
+        record = self._context.store.get(SnapshotRecord, snapshot_id)
+        if record is None or record.phase is not Phase.AVAILABLE:
+            raise errors.SnapshotNotFound(f"There is no snapshot {snapshot_id!r}")
+        return record
+
     def snapshots(
         self, max_entries: int, token: str, volume_id: str = "", snapshot_id: str = ""
     ) -> Page:

@@ -42,6 +42,7 @@ CAPABILITIES = (
     _RPC.LIST_VOLUMES_PUBLISHED_NODES,
     _RPC.GET_VOLUME,
     _RPC.SINGLE_NODE_MULTI_WRITER,
+    _RPC.GET_SNAPSHOT,
 )
 
 _PLANNING_THREADS = 8
@@ -176,6 +177,13 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         snapshot_id = fields.required(request.snapshot_id, "snapshot_id")
         await asyncio.wrap_future(await self._plan(self.service.snapshots.delete, snapshot_id))
         return pb.DeleteSnapshotResponse()
+
+    @rpc(effect=False)
+    async def GetSnapshot(self, request: Any) -> Any:
+        """CSI GetSnapshot."""
+        snapshot_id = fields.required(request.snapshot_id, "snapshot_id")
+        found = await self._plan(self.service.listing.snapshot, snapshot_id)
+        return pb.GetSnapshotResponse(snapshot=_snapshot(found))
 
     @rpc(effect=False)
     async def ListSnapshots(self, request: Any) -> Any:

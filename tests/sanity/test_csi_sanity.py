@@ -70,6 +70,7 @@ def run_sanity(program: Path, endpoint: str, access_type: str, directory: Path) 
         f"--csi.mountdir={directory / 'mount'}",
         f"--csi.stagingdir={directory / 'staging'}",
         f"--csi.secrets={secrets}",
+        "--csi.testnodevolumeattachlimit",
         f"--ginkgo.junit-report={report}",
         "--ginkgo.seed=1",
         "--ginkgo.no-color",
@@ -96,7 +97,8 @@ def test_conformance(
     csi_sanity: Path,
     directory: Path,
 ) -> None:
-    with DriverProcess(directory, store=store, node_id="sanity") as driver:
+    limit = ["--max-volumes-per-node", "5"]
+    with DriverProcess(directory, store=store, node_id="sanity", arguments=limit) as driver:
         report = run_sanity(csi_sanity, driver.endpoint, access_type, directory)
         left = leftovers.mounts_below(directory), leftovers.loop_devices_below(directory)
         exit_code = driver.stop()

@@ -234,3 +234,12 @@ def test_the_source_of_a_copy_may_go_when_the_copy_is_made(bench, volume_id):
     )
     bench.delete(volume_id)
     assert bench.record(copied.volume_id).phase is Phase.AVAILABLE
+
+
+def test_one_snapshot_can_be_asked_for(bench, volume_id):
+    cut = bench.snapshot(volume_id)
+    request = pb.GetSnapshotRequest(snapshot_id=cut.snapshot_id)
+    assert bench.stub.GetSnapshot(request, timeout=WAIT).snapshot == cut
+    bench.delete_snapshot(cut.snapshot_id)
+    with Refused(Code.NOT_FOUND, cut.snapshot_id):
+        bench.stub.GetSnapshot(request, timeout=WAIT)
