@@ -84,6 +84,35 @@ def remove_suspects(
     return record
 
 
+def unmake(
+    context: ControllerContext,
+    running: Running,
+    record: M,
+    operation: str,
+    remove: Callable[[M], object],
+) -> None:
+    """Delete an object from the backend and bury its record.
+
+    :param operation: "delete" or "delete-snapshot", for its records.
+    :raises CinderCSIError: the driver refused or failed; the record stays, and goes back
+        to what it was when it is certain that the backend did nothing.
+    """
+    before = record.phase
+    record = context.write(record, operation, "backend", phase=Phase.DELETING)
+    record = remove_suspects(context, running, record, remove)
+    running.at("backend delete")
+    try:
+        attempt(f"Deleting {record.KIND} {record.name!r}", lambda: remove(record))
+    except DriverCallFailed as failed:
+        if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
+            context.note(record, failed.failure.message)
+        else:
+            context.write(record, operation, "undone", phase=before)
+        raise as_error(failed) from failed
+    running.at("recording")
+    context.bury(operation, record)
+
+
 def abandon(
     context: ControllerContext,
     running: Running,

@@ -146,13 +146,13 @@ class ControllerContext:
         incarnation = tombstone.incarnation + 1 if tombstone else 1
         return ids.object_id(installation, kind, incarnation, name), incarnation
 
-    def bury(self, kind: str, operation: str, record: M) -> None:
+    def bury(self, operation: str, record: M) -> None:
         """Remove the record of a deleted object; its name's next use is a new incarnation.
 
         The tombstone comes first: a crash in between leaves a record whose deletion
         is done again.
         """
-        key = ids.tombstone_id(self.store.installation_id, kind, record.name)
+        key = ids.tombstone_id(self.store.installation_id, record.KIND, record.name)
         point = f"{operation}/tombstone"
         faults.reach(f"{point}/{WRITE}", StoreUnavailable)
         known = self.store.get(TombstoneRecord, key)

@@ -12,9 +12,6 @@ from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, Volu
 from csi_driver.controller import attempts, errors, ids, parameters
 from csi_driver.controller.backends import (
     ControllerBackend,
-    DriverCallFailed,
-    as_error,
-    attempt,
 )
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.values import CreateSnapshot
@@ -154,18 +151,5 @@ class Snapshots:
         def remove(snapshot: SnapshotRecord) -> None:
             backend.manager.delete_snapshot(snapshot, volume)
 
-        before = record.phase
-        record = context.write(record, "delete-snapshot", "backend", phase=Phase.DELETING)
-        record = attempts.remove_suspects(context, running, record, remove)
-        running.at("backend delete")
-        try:
-            attempt(f"Deleting snapshot {record.name!r}", lambda: remove(record))
-        except DriverCallFailed as failed:
-            if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
-                context.note(record, failed.failure.message)
-            else:
-                context.write(record, "delete-snapshot", "undone", phase=before)
-            raise as_error(failed) from failed
-        running.at("recording")
-        context.bury(KIND, "delete-snapshot", record)
+        attempts.unmake(context, running, record, "delete-snapshot", remove)
         backend.forget_stats()

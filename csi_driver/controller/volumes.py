@@ -178,20 +178,7 @@ class Volumes:
         if record is None:
             return
         self._refuse_in_use(record)
-        before = record.phase
-        record = context.write(record, "delete", "backend", phase=Phase.DELETING)
-        record = attempts.remove_suspects(context, running, record, backend.manager.delete_volume)
-        running.at("backend delete")
-        try:
-            attempt(f"Deleting {record.name!r}", lambda: backend.manager.delete_volume(record))
-        except DriverCallFailed as failed:
-            if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
-                context.note(record, failed.failure.message)
-            else:
-                context.write(record, "delete", "undone", phase=before)
-            raise as_error(failed) from failed
-        running.at("recording")
-        context.bury(KIND, "delete", record)
+        attempts.unmake(context, running, record, "delete", backend.manager.delete_volume)
         context.nodes.forget(volume_id)
         backend.forget_stats()
 
