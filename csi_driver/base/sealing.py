@@ -1,26 +1,40 @@
 """Authenticated encryption of what must not lie in clear text.
 
-``controller`` seals the publish_context, ``node`` opens it; later the record
-stores seal driver-private secrets with a key ring of their own.  Sealed text is
-``base64(version | key id | nonce | AES-256-GCM(zlib(plain)))``; what it was made
-for (driver, volume, node) is bound in as associated data, so that sealed bytes
-are of no use anywhere else.
+``controller`` seals the publish_context and ``node`` opens it, with the transport
+keys; the record stores' :mod:`~csi_driver.cinderlib.persistence.sealed` seals
+driver-private secrets with the records keys, which only controllers have.  Sealed
+text is ``base64(version | key id | nonce | AES-256-GCM(zlib(plain)))``; what it was
+made for (driver, volume, node; or kind, record, field) is bound in as associated
+data, so that sealed bytes are of no use anywhere else.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
+import logging
 import os
 import secrets
+import threading
+import time
 import zlib
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from csi_driver.base.errors import ConfigurationError, SealError
-from csi_driver.base.files import read_text, write_new
+from csi_driver.base.errors import (
+    CinderCSIError,
+    ConfigurationError,
+    SealError,
+    StateDirectoryError,
+)
+from csi_driver.base.files import read_text, write_atomic, write_new
+
+LOG = logging.getLogger(__name__)
 
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
@@ -33,11 +47,13 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
 
     Keys are base64 text of 32 bytes; anything else is a ValueError.  Rotation
     adds a key and moves ``current``; an old key stays while anything sealed with
-    it is in use.
+    it is in use.  ``created`` says when a key was made (seconds since the epoch),
+    where that is known.
     """
 
     current: str
     keys: dict[str, str]
+    created: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         # msgspec turns a ValueError into its own decoding error.
@@ -53,10 +69,32 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
         return f"KeyRing(current={self.current!r}, keys={sorted(self.keys)})"  # never the keys
 
     @classmethod
-    def generate(cls) -> KeyRing:
-        """A ring of one new random key."""
+    def generate(cls, now: float | None = None) -> KeyRing:
+        """A ring of one new random key, made ``now`` (seconds since the epoch)."""
         key_id = secrets.token_hex(_KEY_ID_BYTES)
-        return cls(current=key_id, keys={key_id: base64.b64encode(os.urandom(_KEY_BYTES)).decode()})
+        key = base64.b64encode(os.urandom(_KEY_BYTES)).decode()
+        made = time.time() if now is None else now
+        return cls(current=key_id, keys={key_id: key}, created={key_id: made})
+
+    def rotated(self, now: float | None = None) -> KeyRing:
+        """This ring with a new current key; the others still open."""
+        new = self.generate(now)
+        while new.current in self.keys:
+            new = self.generate(now)
+        return KeyRing(
+            current=new.current,
+            keys=self.keys | new.keys,
+            created=self.created | new.created,
+        )
+
+    def pruned(self, in_use: Collection[str]) -> KeyRing:
+        """This ring with the current key and those in use only."""
+        kept = {*in_use, self.current}
+        return KeyRing(
+            current=self.current,
+            keys={key_id: key for key_id, key in self.keys.items() if key_id in kept},
+            created={key_id: at for key_id, at in self.created.items() if key_id in kept},
+        )
 
     def seal(self, plain: bytes, bound_to: tuple[str, ...]) -> str:
         """Compress, encrypt and encode ``plain``.
@@ -73,13 +111,8 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
 
         :raises SealError: damaged, made for something else, or the key is unknown.
         """
-        try:
-            raw = base64.b64decode(sealed, validate=True)
-        except ValueError as error:
-            raise SealError("The sealed text is not base64") from error
-        if raw[:1] != _VERSION:
-            raise SealError("The sealed text has an unknown version")
-        key_id = raw[1 : 1 + _KEY_ID_BYTES].hex()
+        raw = _decoded(sealed)
+        key_id = _key_id(raw)
         if key_id not in self.keys:
             raise SealError(f"The text was sealed with key {key_id}, which is not known here")
         nonce = raw[1 + _KEY_ID_BYTES : 1 + _KEY_ID_BYTES + _NONCE_BYTES]
@@ -91,6 +124,70 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
             raise SealError(f"The text was not sealed for {' / '.join(bound_to)}") from error
 
 
+def key_id_of(sealed: str) -> str:
+    """The id of the key that :meth:`KeyRing.seal` used; it is not secret.
+
+    :raises SealError: this was never sealed text.
+    """
+    return _key_id(_decoded(sealed))
+
+
+# -- key files --------------------------------------------------------------------
+
+
+class KeyFile:
+    """The key ring of a file, read again when the file changes; call it for the ring.
+
+    What ``cinder-csi serve`` hands out as ``keys``: a rotation reaches a running
+    process at its next use of a key.  A file that is gone or damaged is logged, and
+    the ring of before stays: it may be the last copy there is.
+
+    :raises ConfigurationError: the file is there and cannot be understood.
+    :raises StateDirectoryError: it cannot be read or made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Protects _ring and _stamp: one thread reads a changed file.
+        self._lock = threading.Lock()
+        load_or_create(path)
+        self._stamp = _stamp(path)
+        self._ring = load(path)
+
+    def __call__(self) -> KeyRing:
+        """The ring as the file has it now."""
+        with self._lock:
+            # Before the content: a change in between is seen at the next call.
+            stamp = _stamp(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._ring = load(self._path)
+                except CinderCSIError as error:
+                    LOG.error("The keys of before are used on: %s", error)
+            return self._ring
+
+
+def load(path: Path) -> KeyRing:
+    """The key ring kept at ``path``.
+
+    :raises ConfigurationError: there is none, or it cannot be understood.
+    :raises StateDirectoryError: the file cannot be read.
+    """
+    text = read_text(path)
+    if text is None:
+        raise ConfigurationError(
+            f"There is no key file {path}", advice="Restore it from a backup, if it was there"
+        )
+    try:
+        return msgspec.json.decode(text, type=KeyRing)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(
+            f"The key file {path} is damaged: {error}",
+            advice="Restore it from a backup: what its keys sealed is lost without it",
+        ) from error
+
+
 def load_or_create(path: Path) -> KeyRing:
     """The key ring kept at ``path`` (mode 0600); made when there is none.
 
@@ -99,17 +196,69 @@ def load_or_create(path: Path) -> KeyRing:
 
     :raises ConfigurationError: the file is there and cannot be understood.
     """
-    text = read_text(path)
-    if text is None:
+    if read_text(path) is None:
         write_new(path, msgspec.json.encode(KeyRing.generate()), mode=0o600)
-        text = read_text(path) or ""
+    return load(path)
+
+
+def change(path: Path, decide: Callable[[KeyRing], KeyRing]) -> tuple[KeyRing, KeyRing]:
+    """Replace the ring of a key file, one process at a time; the rings before and after.
+
+    :raises ConfigurationError: there is no such file, or it is damaged.
+    :raises StateDirectoryError: it cannot be written, or belongs to another user, who
+        could not read it any more.
+    """
+    with _alone(path.parent):
+        before = load(path)
+        owner = path.stat().st_uid
+        if owner != os.geteuid():
+            raise StateDirectoryError(
+                f"{path} belongs to the user with the id {owner}",
+                advice="Change keys as that user, who has to read them",
+            )
+        after = decide(before)
+        if after != before:
+            write_atomic(path, msgspec.json.encode(after), mode=0o600)
+        return before, after
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
     try:
-        return msgspec.json.decode(text, type=KeyRing)
-    except msgspec.DecodeError as error:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
         raise ConfigurationError(
-            f"The key file {path} is damaged: {error}",
-            advice="Restore it from a backup: what its keys sealed is lost without it",
+            f"There are no keys in {directory}: {error.strerror}",
+            advice="cinder-csi serve makes them at its first start",
         ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """What changes when the file does; None while it cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _decoded(sealed: str) -> bytes:
+    try:
+        raw = base64.b64decode(sealed, validate=True)
+    except ValueError as error:
+        raise SealError("The sealed text is not base64") from error
+    if raw[:1] != _VERSION:
+        raise SealError("The sealed text has an unknown version")
+    return raw
+
+
+def _key_id(raw: bytes) -> str:
+    return raw[1 : 1 + _KEY_ID_BYTES].hex()
 
 
 def _associated(bound_to: tuple[str, ...]) -> bytes:

@@ -1,4 +1,4 @@
-"""A store of every kind, opened as the factory opens it."""
+"""A store of every kind, opened as the factory opens it: in clear, and with sealed secrets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from csi_driver.base.sealing import KeyRing
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordStore
 
 
-@pytest.fixture(params=["memory", "memory_db", "db"])
+@pytest.fixture(params=["memory", "memory_db", "db", "sealed memory", "sealed memory_db"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RecordStore]:
-    store = open_store(request.param, tmp_path)
+    _, sealed, kind = request.param.rpartition("sealed ")
+    ring = KeyRing.generate()
+    store = open_store(kind, tmp_path, (lambda: ring) if sealed else None)
     yield store
     store.close()
 

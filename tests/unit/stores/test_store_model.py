@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
+from csi_driver.base.sealing import KeyRing
 from csi_driver.cinderlib.persistence.factory import StoreKind, open_store
 from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordConflict
@@ -21,11 +24,12 @@ PHASES = st.sampled_from([Phase.CREATING, Phase.AVAILABLE, Phase.ERROR])
 
 class StoreAgainstDictionary(RuleBasedStateMachine):
     kind: StoreKind = "memory"
+    keys: Callable[[], KeyRing] | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.store = open_store(self.kind, Path(self.directory.name))
+        self.store = open_store(self.kind, Path(self.directory.name), self.keys)
         self.model: dict[str, VolumeRecord] = {}
         self.old: list[VolumeRecord] = []
 
@@ -43,6 +47,7 @@ class StoreAgainstDictionary(RuleBasedStateMachine):
             size_gib=size,
             cinder_id="c",
             created_at=0.0,
+            provider={"provider_auth": f"CHAP user {size}"},
         )
         if record_id in self.model:
             self.expect_conflict(record)
@@ -100,6 +105,10 @@ class MemoryDatabaseAgainstDictionary(StoreAgainstDictionary):
     kind = "memory_db"
 
 
+class SealedMemoryAgainstDictionary(StoreAgainstDictionary):
+    keys = staticmethod(cache(KeyRing.generate))
+
+
 class DatabaseAgainstDictionary(StoreAgainstDictionary):
     kind = "db"
 
@@ -119,6 +128,7 @@ FEW = settings(
 
 TestMemory = StoreAgainstDictionary.TestCase
 TestMemoryDatabase = MemoryDatabaseAgainstDictionary.TestCase
+TestSealedMemory = SealedMemoryAgainstDictionary.TestCase
 TestDatabase = DatabaseAgainstDictionary.TestCase
-for case in (TestMemory, TestMemoryDatabase, TestDatabase):
+for case in (TestMemory, TestMemoryDatabase, TestSealedMemory, TestDatabase):
     case.settings = FEW

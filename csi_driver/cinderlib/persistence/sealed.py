@@ -1,0 +1,257 @@
+"""Seals the secret parts of records between a store and its callers.
+
+Put around a store by ``factory`` and by whoever opens one with a key ring of its
+own.  Callers see records in clear, the store sees sealed text: neither knows of it,
+and every store keeps secrets the same way.  What is sealed:
+
+=================================  ==================================================
+of a record                        why
+=================================  ==================================================
+volume, snapshot: ``provider``     provider_auth (CHAP), replication_driver_data and
+                                   what else has a secret's name; the rest, names and
+                                   paths on the array, stays readable for people
+volume, snapshot: metadata         what drivers put there under a secret's name
+connection: ``connection_info``,   credentials under any name: the whole of it
+``attach_info``
+connection: ``connector``          what has a secret's name
+key_value: ``value``               CHAP secrets of initiators: the whole of it
+=================================  ==================================================
+
+A connection's ``publish_context`` is sealed already, with the transport keys.  Sealed
+text is bound to kind, id and field of its record: copied into another record, it does
+not open.  Records from before a store was sealed are read as they are and sealed when
+they are written next, at the latest by :meth:`SealedStore.reseal`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from csi_driver.base.errors import SealError
+from csi_driver.base.masking import SECRETS, is_secret_name
+from csi_driver.base.sealing import KeyRing, key_id_of
+from csi_driver.cinderlib.persistence.records import (
+    RECORD_TYPES,
+    ConnectionRecord,
+    KeyValueRecord,
+    Record,
+    SnapshotRecord,
+    VolumeRecord,
+)
+from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore
+
+R = TypeVar("R", bound=Record)
+
+WHOLE: dict[type[Record], tuple[str, ...]] = {
+    ConnectionRecord: ("connection_info", "attach_info"),
+    KeyValueRecord: ("value",),
+}
+"""Fields that are sealed with all that is in them."""
+
+NAMED: dict[type[Record], tuple[str, ...]] = {
+    VolumeRecord: ("provider", "metadata", "admin_metadata"),
+    SnapshotRecord: ("provider", "metadata"),
+    ConnectionRecord: ("connector",),
+}
+"""Fields, all of them mappings, of which the secret entries are sealed."""
+
+_SECRET_FIELDS = frozenset({"replication_driver_data"})
+"""Secret entries that their name does not tell."""
+
+_MARK = "sealed:"
+_PAGE = 500
+_WRITERS = 32
+"""Threads that write what is sealed anew: a store flushes many changes as one."""
+
+_ADVICE = (
+    "Restore keys/records.json of the state directory from a backup; the record was not changed"
+)
+
+
+class SealedStore(RecordStore):
+    """A record store that keeps no secret in clear.
+
+    :param inner: the store; closed with this one.
+    :param keys: gives the current records keys; asked at each use.
+
+    Every method that reads raises SealError, besides its own errors, when a record was
+    sealed with a key that is not in the ring, or for another record.
+    """
+
+    def __init__(self, inner: RecordStore, keys: Callable[[], KeyRing]) -> None:
+        self._inner = inner
+        self._keys = keys
+        self.installation_id = inner.installation_id
+        self.fresh = inner.fresh
+
+    def get(self, kind: type[R], record_id: str) -> R | None:
+        """See :meth:`RecordStore.get`."""
+        found = self._inner.get(kind, record_id)
+        return None if found is None else _opened(found, self._keys())
+
+    def put(self, record: R) -> R:
+        """See :meth:`RecordStore.put`."""
+        ring = self._keys()
+        return _opened(self._inner.put(_sealed(record, ring)), ring)
+
+    def delete(self, record: Record) -> None:
+        """See :meth:`RecordStore.delete`."""
+        self._inner.delete(record)
+
+    def list(
+        self,
+        kind: type[R],
+        *,
+        where: Mapping[str, str] | None = None,
+        after: str = "",
+        limit: int | None = None,
+    ) -> list[R]:
+        """See :meth:`RecordStore.list`."""
+        found = self._inner.list(kind, where=where, after=after, limit=limit)
+        ring = self._keys()
+        return [_opened(record, ring) for record in found]
+
+    def close(self) -> None:
+        """See :meth:`RecordStore.close`."""
+        self._inner.close()
+
+    def reseal(self) -> int:
+        """Seal with the current key what is in clear or sealed with an older key.
+
+        Changes the versions of those records: for the start, before anybody plans on
+        one.  May be broken off at any time.
+
+        :returns: how many records were written.
+        :raises SealError: a record cannot be opened; those before it are done.
+        """
+        ring = self._keys()
+        written = 0
+        with ThreadPoolExecutor(_WRITERS, "reseal") as pool:
+            for page in _pages(self._inner):
+                stale = [record for record in page if _is_stale(record, ring)]
+                written += sum(pool.map(lambda record: self._reseal(record, ring), stale))
+        return written
+
+    def keys_in_use(self) -> Counter[str]:
+        """See :func:`keys_in_use`."""
+        return keys_in_use(self._inner)
+
+    def _reseal(self, record: Record, ring: KeyRing) -> bool:
+        try:
+            self._inner.put(_sealed(_opened(record, ring), ring))
+        except RecordConflict:
+            return False  # somebody wrote it meanwhile, and that sealed it
+        return True
+
+
+def keys_in_use(store: RecordStore) -> Counter[str]:
+    """Ids of the records keys that something in ``store`` is sealed with, and how often.
+
+    :param store: the store itself, as sealed records lie in it.
+    """
+    return Counter(
+        key_id_of(text)
+        for page in _pages(store)
+        for record in page
+        for place in _places(record)
+        if (text := _sealed_text(place.value)) is not None
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A secret part of a record: an entry of a field, or with key None the whole field."""
+
+    field: str
+    key: str | None
+    value: Any
+
+    def bound_to(self, record: Record) -> tuple[str, ...]:
+        whole_or_entry = () if self.key is None else (self.key,)
+        return record.KIND, record.id, self.field, *whole_or_entry
+
+
+def _places(record: Record) -> Iterator[_Place]:
+    """The secret parts of a record, sealed or in clear; nothing in a part is no secret."""
+    for field in WHOLE.get(type(record), ()):
+        value = getattr(record, field)
+        if value not in (None, "", {}, []):
+            yield _Place(field, None, value)
+    for field in NAMED.get(type(record), ()):
+        for key, value in getattr(record, field).items():
+            # What looks sealed is sealed again, so that no value can pass for sealed text.
+            marked = isinstance(value, str) and value.startswith(_MARK)
+            if value and (marked or key in _SECRET_FIELDS or is_secret_name(key)):
+                yield _Place(field, key, value)
+
+
+def _sealed(record: R, ring: KeyRing) -> R:
+    changes: dict[str, Any] = {}
+    for place in _places(record):
+        _learn(place)
+        text = ring.seal(msgspec.json.encode(place.value), place.bound_to(record))
+        _put_in(changes, record, place, {_MARK: text} if place.key is None else _MARK + text)
+    return msgspec.structs.replace(record, **changes) if changes else record
+
+
+def _opened(record: R, ring: KeyRing) -> R:
+    changes: dict[str, Any] = {}
+    for place in _places(record):
+        text = _sealed_text(place.value)
+        if text is not None:
+            value = _open(record, place, text, ring)
+            _learn(_Place(place.field, place.key, value))
+            _put_in(changes, record, place, value)
+    return msgspec.structs.replace(record, **changes) if changes else record
+
+
+def _open(record: Record, place: _Place, text: str, ring: KeyRing) -> Any:
+    try:
+        return msgspec.json.decode(ring.open(text, place.bound_to(record)))
+    except SealError as error:
+        what = place.field if place.key is None else place.key
+        raise SealError(
+            f"{what} of the {record.KIND} record {record.id!r} cannot be opened: {error.message}",
+            advice=_ADVICE,
+        ) from error
+
+
+def _put_in(changes: dict[str, Any], record: Record, place: _Place, value: Any) -> None:
+    if place.key is None:
+        changes[place.field] = value
+        return
+    entries = changes.setdefault(place.field, dict(getattr(record, place.field)))
+    entries[place.key] = value
+
+
+def _sealed_text(value: Any) -> str | None:
+    """The sealed text in a part of a stored record; None when it is in clear."""
+    if isinstance(value, str) and value.startswith(_MARK):
+        return value.removeprefix(_MARK)
+    if isinstance(value, dict) and value.keys() == {_MARK}:
+        return str(value[_MARK])
+    return None
+
+
+def _is_stale(record: Record, ring: KeyRing) -> bool:
+    texts = (_sealed_text(place.value) for place in _places(record))
+    return any(text is None or key_id_of(text) != ring.current for text in texts)
+
+
+def _learn(place: _Place) -> None:
+    """Let no log show what is sealed."""
+    SECRETS.learn_named(place.value if place.key is None else {place.key: place.value})
+
+
+def _pages(store: RecordStore) -> Iterator[list[Record]]:
+    for kind in RECORD_TYPES:
+        after = ""
+        while page := store.list(kind, after=after, limit=_PAGE):
+            yield list(page)
+            after = page[-1].id
