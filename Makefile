@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint requirements verify clean
+.PHONY: help setup demo test bench lint requirements verify clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: setup ## Walk a volume through its whole life on this machine
 test: lint ## Run what every change must pass: lint, then all tests, csi-sanity included
 	@$(BIN)/pytest $(ARGS)
 
+bench: setup ## Measure speed and memory; ARGS=--write keeps them in docs/performance.md
+	@$(BIN)/python -m tests.bench $(ARGS)
+
 lint: ## Check style, types and import contracts
 	@tools/setup.sh dev
 	@$(BIN)/ruff check --quiet .
@@ -36,6 +39,7 @@ requirements: ## Pin the dependencies of pyproject.toml anew
 verify: ## Check that generated files are current
 	@tools/setup.sh dev
 	@tools/requirements.sh --check
+	@$(BIN)/python tools/generate_docs.py --check
 
 clean: ## Remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \

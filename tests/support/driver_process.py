@@ -52,14 +52,16 @@ class DriverProcess:
         node_id: str = "node-1",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (str(COMMAND), "serve"),
     ) -> None:
         """`directory` takes the socket, the log and the state; keep its path below 90 characters,
-        because the kernel limits that of a socket to 107."""
+        because the kernel limits that of a socket to 107. `command` takes the same arguments as
+        `cinder-csi serve`."""
         self.socket = directory / "csi.sock"
         self.state_directory = directory / "state"
         self.log = directory / "driver.log"
         self._command = [
-            str(COMMAND), "serve",
+            *command,
             "--role", role,
             "--endpoint", self.endpoint,
             "--state-dir", str(self.state_directory),

@@ -1,0 +1,98 @@
+"""The machine that figures come from, in words: a figure means nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+FLUSHES = 50
+IDLE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A description, taken before anything is measured.
+
+    ``idle_percent`` is the share of CPU time that nobody used just before: on a busy
+    machine every figure is worse.  ``flush_ms`` is the median time of a 4 KiB append
+    with fsync on the filesystem that holds the state.
+    """
+
+    processors: str
+    memory_gib: float
+    system: str
+    filesystem: str
+    flush_ms: float
+    software: str
+    idle_percent: float
+
+    def lines(self) -> list[str]:
+        """One fact per line."""
+        return [
+            f"{self.processors}, {self.memory_gib:.0f} GiB of memory, {self.system}",
+            f"state on {self.filesystem}, where an append of 4 KiB with fsync takes"
+            f" {self.flush_ms:.2f} ms",
+            self.software,
+            f"idle before the run: {self.idle_percent:.0f} %",
+        ]
+
+
+def describe(directory: Path) -> Machine:
+    """This machine; ``directory`` is where the state of the measured processes will be."""
+    return Machine(
+        processors=f"{os.cpu_count()} CPUs ({_cpu_model()})",
+        memory_gib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30),
+        system=f"{platform.system()} {platform.release()}",
+        filesystem=_filesystem(directory),
+        flush_ms=_flush_ms(directory),
+        software=f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("cinder", "grpcio", "SQLAlchemy")),
+        idle_percent=_idle_percent(),
+    )
+
+
+def _cpu_model() -> str:
+    for text in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = text.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _filesystem(directory: Path) -> str:
+    """The type of the filesystem with the longest mount point above the directory."""
+    found = {}
+    for text in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = text.partition(" - ")
+        if directory.is_relative_to(point := before.split()[4]):
+            found[len(point)] = after.split()[0]
+    return found[max(found)]
+
+
+def _flush_ms(directory: Path) -> float:
+    path = directory / "flush"
+    took = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(FLUSHES):
+            started = time.perf_counter()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - started)
+    path.unlink()
+    return statistics.median(took) * 1000
+
+
+def _idle_percent() -> float:
+    before = _processor_times()
+    time.sleep(IDLE_SECONDS)
+    spent = [later - earlier for earlier, later in zip(before, _processor_times(), strict=True)]
+    return 100 * (spent[3] + spent[4]) / sum(spent)  # idle and iowait, proc_stat(5)
+
+
+def _processor_times() -> list[int]:
+    return [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
