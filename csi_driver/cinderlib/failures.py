@@ -16,6 +16,8 @@ from enum import StrEnum
 from typing import Any
 
 from csi_driver.base.errors import CinderCSIError
+from csi_driver.base.masking import SECRETS
+from csi_driver.cinderlib.exceptions import InvalidVolume, OperationNotSupported
 
 _MAX_MESSAGE = 500
 
@@ -124,7 +126,21 @@ _BY_ERRNO = {
 _NO_EFFECT = frozenset({FailureKind.CONNECTOR_REFUSED, FailureKind.NOT_SUPPORTED})
 """Kinds that say that the driver refused before it did anything."""
 
-_OBJECT_LAYER = "csi_driver.cinderlib."
+_REFUSALS: dict[type[CinderCSIError], FailureKind] = {
+    OperationNotSupported: FailureKind.NOT_SUPPORTED,
+    InvalidVolume: FailureKind.INVALID,
+}
+"""The object layer's own refusals, which come before a driver is called.
+
+No other exception of this package is among them: a driver that asks the database for
+something unknown, or a store that fails while it saves, is in the middle of its work.
+"""
+
+PARTLY_DONE = "partly_done"
+"""Attribute that the manager sets on an error of a later driver call of one operation.
+
+The driver refused that call before it did anything; the calls before it had effect.
+"""
 
 _FROM_CAUSE = frozenset({FailureKind.NO_SPACE, FailureKind.TIMEOUT, FailureKind.UNAVAILABLE})
 """Kinds that a wrapped error lends to its wrapper.
@@ -136,18 +152,19 @@ from a cause: a lookup that failed on the way says nothing about the volume.
 
 def classify(error: BaseException) -> Failure:
     """Say what an error of a driver means, by its class and those of its causes."""
-    if isinstance(error, CinderCSIError) and type(error).__module__.startswith(_OBJECT_LAYER):
-        # The object layer's own refusals come before a driver is called.
-        return Failure(FailureKind.INVALID, _one_line(str(error)), may_have_effect=False)
+    for refusal, meaning in _REFUSALS.items():
+        if isinstance(error, refusal):
+            return Failure(meaning, _one_line(str(error)), may_have_effect=False)
     kind = _kind(error)
     if kind is FailureKind.UNCLASSIFIED:
         lent = (_kind(cause) for cause in _causes(error))
         kind = next((found for found in lent if found in _FROM_CAUSE), kind)
-    return Failure(kind, message_of(error), may_have_effect=kind not in _NO_EFFECT)
+    began = bool(getattr(error, PARTLY_DONE, False))
+    return Failure(kind, message_of(error), may_have_effect=began or kind not in _NO_EFFECT)
 
 
 def message_of(error: BaseException) -> str:
-    """An error as one line, passwords masked; the class's name when it says nothing.
+    """An error as one line, secrets masked; the class's name when it says nothing.
 
     For a failed command: the command, its exit code and the end of what it said.
     """
@@ -188,5 +205,7 @@ def _command_message(error: Any) -> str:
 def _one_line(text: str) -> str:
     from oslo_utils import strutils
 
-    line = strutils.mask_password(" ".join(text.split())).rstrip(".")
+    # First, since a secret may hold more than one space in a row.
+    line = " ".join(SECRETS.mask(text).split())
+    line = strutils.mask_password(line).rstrip(".")
     return line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."

@@ -25,7 +25,7 @@ import msgspec
 
 from csi_driver.cinderlib import connection_info
 from csi_driver.cinderlib.exceptions import InvalidSize, InvalidVolume, OperationNotSupported
-from csi_driver.cinderlib.failures import message_of
+from csi_driver.cinderlib.failures import PARTLY_DONE, message_of
 from csi_driver.cinderlib.lookup import Lookup
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
@@ -154,7 +154,8 @@ class VolumeManager:
                 update = self.driver.create_cloned_volume(new.object, original)
             ovo.take_over(new.object, update)
             if new.object.size < volume.size_gib:
-                self.driver.extend_volume(new.object, volume.size_gib)
+                with _partly_done():
+                    self.driver.extend_volume(new.object, volume.size_gib)
                 ovo.take_over(new.object, {"size": volume.size_gib})
             return new.changed()
 
@@ -258,7 +259,8 @@ class VolumeManager:
                 undo.append(lambda: self.driver.remove_export(call.context, part.object))
             update = self.driver.create_export(call.context, part.object, connector)
             ovo.take_over(part.object, update)
-            info = self.driver.initialize_connection(part.object, connector)
+            with _partly_done():
+                info = self.driver.initialize_connection(part.object, connector)
             undo.append(lambda: self.driver.terminate_connection(part.object, connector))
             ovo.take_over(part.object, None)
             changed = part.changed()
@@ -303,6 +305,16 @@ class VolumeManager:
             update = self.driver.ensure_export(call.context, part.object)
             ovo.take_over(part.object, update)
             return part.changed()
+
+
+@contextmanager
+def _partly_done() -> Iterator[None]:
+    """Mark an error of a call that comes after one that had effect, for ``failures``."""
+    try:
+        yield
+    except Exception as error:
+        setattr(error, PARTLY_DONE, True)
+        raise
 
 
 @contextmanager

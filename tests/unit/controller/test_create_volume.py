@@ -14,7 +14,9 @@ from csi_driver.base.values import (
     FormattingState,
     VolumeCapability,
 )
+from csi_driver.cinderlib.exceptions import NotProvided
 from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
+from csi_driver.cinderlib.persistence.store import StoreUnavailable
 from csi_driver.controller.values import CreateVolume
 from csi_driver.rpc._generated import csi_pb2 as pb
 from tests.doubles.faults import VendorError
@@ -224,6 +226,29 @@ def test_whatever_a_vendors_code_raises_is_one_clear_line(bench, error, undo_fai
     assert "\n" not in refused.message
     assert "Traceback" not in refused.message
     assert "Unexpected" not in refused.message
+
+
+@pytest.mark.parametrize(
+    "error", [NotProvided("no such function"), StoreUnavailable("the disk is full")]
+)
+def test_what_fails_around_the_driver_is_undone_like_a_failure_of_the_driver(bench, error):
+    """The stand-in of the database is asked, and the store saves, in the middle of the work."""
+    bench.faults().fail("create_volume", error, "after")
+    with Refused(Code.INTERNAL, error.message):
+        bench.create()
+    assert bench.on_backend() == set()
+    assert bench.store.list(VolumeRecord) == []
+
+
+def test_a_copy_that_cannot_be_grown_is_removed(tmp_path):
+    """ "Not implemented" is no proof that nothing was done when an earlier call was."""
+    with ControllerBench(tmp_path, options={"double_grows_copies": False}) as bench:
+        source = bench.create("source")
+        before = bench.on_backend()
+        bench.faults().fail("extend_volume", NotImplementedError("cannot grow"))
+        with Refused(Code.INVALID_ARGUMENT, "cannot grow"):
+            bench.create("copy", gib=2, volume_content_source=from_volume(source.volume_id))
+        assert bench.on_backend() == before
 
 
 def test_a_backend_that_is_full_says_so_with_a_code_that_asks_for_another_node(bench):

@@ -200,6 +200,15 @@ def test_an_attach_that_could_not_be_undone_keeps_other_nodes_away(bench, volume
     bench.publish(volume_id, "n2")
 
 
+def test_a_refusal_after_the_export_was_made_is_undone(bench, volume_id):
+    """ "Not implemented" is no proof that nothing was done when an earlier call was."""
+    bench.faults().fail("initialize_connection", NotImplementedError("no such transport"))
+    bench.faults().fail("remove_export", VendorError("lost the session"))
+    with Refused(Code.INVALID_ARGUMENT, "no such transport"):
+        bench.publish(volume_id)
+    assert bench.managers[0].driver.exported == set()
+
+
 def test_a_connector_that_the_backend_refuses_is_a_clear_error(bench, volume_id):
     bench.register("n1")
     registration = bench.nodes.node("n1")
