@@ -6,7 +6,8 @@ from csi_driver.base.values import AccessType
 from csi_driver.node import filesystems, rules
 from csi_driver.node.errors import DeviceNotGrown
 from csi_driver.node.filesystem_errors import GrowNotPermitted
-from csi_driver.node.parts import Parts, Progress
+from csi_driver.node.operations import Progress
+from csi_driver.node.parts import Parts
 from csi_driver.node.requests import ExpandRequest
 from csi_driver.node.stats import require_at
 
@@ -23,7 +24,7 @@ def expand(parts: Parts, request: ExpandRequest, progress: Progress) -> int:
     """
     rules.check_range(request)
     staged = require_at(parts, request.volume_id, request.volume_path)
-    progress("refreshing the device")
+    progress.at("refreshing")
     size = parts.attacher.extend(parts.connection(staged), staged.device_info)
     if size < request.required_bytes:
         raise DeviceNotGrown(
@@ -36,6 +37,7 @@ def expand(parts: Parts, request: ExpandRequest, progress: Progress) -> int:
     if filesystems.needs_growth(staged.device, staged.fs_type, mountpoint):
         if staged.readonly:
             raise GrowNotPermitted(f"Volume {request.volume_id} is mounted read-only")
-        progress("growing the filesystem")
+        progress.at("growing")
         filesystems.grow_mounted(staged.device, mountpoint, staged.fs_type)
+    progress.at("grown")
     return size

@@ -18,9 +18,6 @@ from csi_driver.node.ports import NodeLedger
 from csi_driver.node.requests import NodeSettings
 from csi_driver.node.state import NodeState, StagedVolume
 
-Progress = Callable[[str], None]
-"""Told the step that a call has reached, for those who wait for it."""
-
 
 @dataclass(frozen=True)
 class Parts:

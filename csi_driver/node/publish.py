@@ -7,7 +7,8 @@ import logging
 from csi_driver.base.values import AccessType
 from csi_driver.node import mounts, observe, rules, targets
 from csi_driver.node.errors import MountFailed, NodeStateDamaged, PublishRollbackFailed, both
-from csi_driver.node.parts import Parts, Progress
+from csi_driver.node.operations import Progress
+from csi_driver.node.parts import Parts
 from csi_driver.node.requests import PublishRequest
 from csi_driver.node.rules import Plan
 from csi_driver.node.state import PublishedTarget, StagedVolume
@@ -34,17 +35,17 @@ def publish(parts: Parts, request: PublishRequest, progress: Progress) -> None:
     if plan is Plan.NOTHING or staged is None:
         return
     if plan is Plan.UNDO_FIRST:
-        progress("unmounting what is at the target path")
+        progress.at("unmounting")
         mounts.unmount(request.target_path)
     targets.prepare(request.target_path, request.capability.access_type)
     staged = observe.forget_gone_targets(staged).with_target(target)
-    parts.state.write(staged)
-    progress("binding")
+    progress.record("binding", parts.state.write, staged)
     try:
         _bind(staged, target)
     except Exception as error:
-        _roll_back(parts, staged, target, error)
+        _roll_back(parts, staged, target, error, progress)
         raise
+    progress.at("bound")
 
 
 def _bind(staged: StagedVolume, target: PublishedTarget) -> None:
@@ -56,12 +57,17 @@ def _bind(staged: StagedVolume, target: PublishedTarget) -> None:
 
 
 def _roll_back(
-    parts: Parts, staged: StagedVolume, target: PublishedTarget, error: Exception
+    parts: Parts,
+    staged: StagedVolume,
+    target: PublishedTarget,
+    error: Exception,
+    progress: Progress,
 ) -> None:
     try:
         mounts.unmount(target.target_path)
         targets.remove(target.target_path)
-        parts.state.write(staged.without_target(target.target_path))
+        left = staged.without_target(target.target_path)
+        progress.record("undone", parts.state.write, left)
     except Exception as second:
         raise PublishRollbackFailed(both(error, second)) from error
 
@@ -72,8 +78,9 @@ def unpublish(parts: Parts, volume_id: str, target_path: str, progress: Progress
     :raises TargetBusy, UnmountFailed: it cannot be unmounted.
     :raises TargetUnusable: what is there is not an empty file or directory.
     """
-    progress("unmounting")
+    progress.at("unmounting")
     mounts.unmount(target_path)
+    progress.at("unmounted")
     targets.remove(target_path)
     try:
         staged = parts.state.read(volume_id)
@@ -81,4 +88,4 @@ def unpublish(parts: Parts, volume_id: str, target_path: str, progress: Progress
         LOG.warning("Volume %s was unpublished without its state: %s", volume_id, error.message)
         return
     if staged is not None and staged.target(target_path) is not None:
-        parts.state.write(staged.without_target(target_path))
+        progress.record("gone", parts.state.write, staged.without_target(target_path))

@@ -21,7 +21,8 @@ from csi_driver.base.inflight import InFlight
 from csi_driver.base.sealing import KeyRing
 from csi_driver.base.values import NodeRegistration
 from csi_driver.node.expand import expand
-from csi_driver.node.parts import Parts, Progress
+from csi_driver.node.operations import Progress
+from csi_driver.node.parts import Parts
 from csi_driver.node.ports import NodeLedger
 from csi_driver.node.publish import publish, unpublish
 from csi_driver.node.requests import (
@@ -77,7 +78,7 @@ class NodeService:
         def work(progress: Progress) -> None:
             stage(self._parts, request, progress)
 
-        self._run("NodeStageVolume", request.volume_id, request, work)
+        self._run("NodeStageVolume", "stage", request.volume_id, request, work)
 
     def unstage(self, volume_id: str, staging_path: str) -> None:
         """CSI NodeUnstageVolume; see :func:`csi_driver.node.unstage.unstage`."""
@@ -85,7 +86,7 @@ class NodeService:
         def work(progress: Progress) -> None:
             unstage(self._parts, volume_id, staging_path, progress)
 
-        self._run("NodeUnstageVolume", volume_id, staging_path, work)
+        self._run("NodeUnstageVolume", "unstage", volume_id, staging_path, work)
 
     def publish(self, request: PublishRequest) -> None:
         """CSI NodePublishVolume; see :func:`csi_driver.node.publish.publish`."""
@@ -93,7 +94,7 @@ class NodeService:
         def work(progress: Progress) -> None:
             publish(self._parts, request, progress)
 
-        self._run("NodePublishVolume", request.volume_id, request, work)
+        self._run("NodePublishVolume", "publish", request.volume_id, request, work)
 
     def unpublish(self, volume_id: str, target_path: str) -> None:
         """CSI NodeUnpublishVolume; see :func:`csi_driver.node.publish.unpublish`."""
@@ -101,7 +102,7 @@ class NodeService:
         def work(progress: Progress) -> None:
             unpublish(self._parts, volume_id, target_path, progress)
 
-        self._run("NodeUnpublishVolume", volume_id, target_path, work)
+        self._run("NodeUnpublishVolume", "unpublish", volume_id, target_path, work)
 
     def expand(self, request: ExpandRequest) -> int:
         """CSI NodeExpandVolume; the size in bytes; see :func:`csi_driver.node.expand.expand`."""
@@ -109,7 +110,7 @@ class NodeService:
         def work(progress: Progress) -> int:
             return expand(self._parts, request, progress)
 
-        return self._run("NodeExpandVolume", request.volume_id, request, work)
+        return self._run("NodeExpandVolume", "expand", request.volume_id, request, work)
 
     def stats(self, volume_id: str, volume_path: str, staging_path: str = "") -> tuple[Usage, ...]:
         """CSI NodeGetVolumeStats; see :func:`csi_driver.node.stats.stats`.
@@ -159,10 +160,19 @@ class NodeService:
         return self._in_flight.describe()
 
     def _run(
-        self, kind: str, volume_id: str, arguments: object, work: Callable[[Progress], T]
+        self,
+        kind: str,
+        operation: str,
+        volume_id: str,
+        arguments: object,
+        work: Callable[[Progress], T],
     ) -> T:
         future = self._in_flight.start(
-            volume_id, kind, _fingerprint(arguments), lambda call: work(call.at), self._pool
+            volume_id,
+            kind,
+            _fingerprint(arguments),
+            lambda call: work(Progress(operation, call.at)),
+            self._pool,
         )
         return future.result()
 

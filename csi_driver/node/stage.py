@@ -33,7 +33,8 @@ from csi_driver.node.errors import (
     said,
 )
 from csi_driver.node.filesystem_errors import JournalNotReplayed
-from csi_driver.node.parts import Parts, Progress, connection_for
+from csi_driver.node.operations import Progress
+from csi_driver.node.parts import Parts, connection_for
 from csi_driver.node.ports import LedgerUnavailable
 from csi_driver.node.requests import StageRequest
 from csi_driver.node.rules import Plan
@@ -140,7 +141,7 @@ class _Attempt:
             staged.volume_id, granted, proved, identity, earlier, context.identity
         )
         if confirmation is not None:
-            self._parts.ledger.confirm(confirmation)
+            self._progress.record("confirmed", self._parts.ledger.confirm, confirmation)
         self._record(Step.STAGED)
 
     def roll_back(self, error: Exception) -> None:
@@ -155,8 +156,7 @@ class _Attempt:
 
     def _record(self, step: Step, **changes: Any) -> None:
         self.staged = msgspec.structs.replace(self.staged, step=step, **changes)
-        self._parts.state.write(self.staged)
-        self._progress(step)
+        self._progress.record(step, self._parts.state.write, self.staged)
 
     def _prove(self, device: str) -> str:
         """Size, identity and readability; nothing was written yet.  Answers the identity.

@@ -16,7 +16,8 @@ from csi_driver.base.errors import CinderCSIError, InvalidRequest, SealError
 from csi_driver.base.values import AccessType
 from csi_driver.node import mounts, observe
 from csi_driver.node.errors import NodeStateDamaged, StillPublished
-from csi_driver.node.parts import Parts, Progress
+from csi_driver.node.operations import Progress
+from csi_driver.node.parts import Parts
 from csi_driver.node.state import StagedVolume, Step
 
 LOG = logging.getLogger(__name__)
@@ -38,14 +39,16 @@ def unstage(parts: Parts, volume_id: str, staging_path: str, progress: Progress)
     except NodeStateDamaged as error:
         LOG.warning("Volume %s is unstaged from the mount table: %s", volume_id, error.message)
         _undo_mount(staging_path)
-        LOG.warning("The damaged state file is now %s", parts.state.set_aside(volume_id))
+        aside = progress.record("set-aside", parts.state.set_aside, volume_id)
+        LOG.warning("The damaged state file is now %s", aside)
         return
     if staged is None:
         _undo_mount(staging_path)
         return
     if live := observe.live_targets(staged):
         raise StillPublished(f"Volume {volume_id} is published at {', '.join(live)}")
-    parts.state.write(msgspec.structs.replace(staged, step=Step.UNSTAGING))
+    unstaging = msgspec.structs.replace(staged, step=Step.UNSTAGING)
+    progress.record(unstaging.step, parts.state.write, unstaging)
     undo(parts, staged, progress)
 
 
@@ -55,12 +58,12 @@ def undo(parts: Parts, staged: StagedVolume, progress: Progress) -> None:
     :raises CinderCSIError: something cannot be undone; the record is kept.
     """
     if staged.capability.access_type is AccessType.MOUNT:
-        progress("unmounting")
+        progress.at("unmounting")
         mounts.unmount(staged.staging_path)
-    progress("detaching")
+    progress.at("detaching")
     _flush(staged)
     _disconnect(parts, staged)
-    parts.state.remove(staged.volume_id)
+    progress.record("gone", parts.state.remove, staged.volume_id)
 
 
 def _undo_mount(staging_path: str) -> None:
