@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from csi_driver.base.errors import CinderCSIError, InvalidRequest, SealError
+from csi_driver.base.masking import SECRETS
 from csi_driver.base.sealing import KeyRing
 from csi_driver.base.values import PublishContext
 
@@ -41,6 +42,7 @@ def seal(context: PublishContext, keys: KeyRing, driver_name: str) -> dict[str, 
 
     :raises PublishContextTooLarge: over 4 KiB even without what a node can do without.
     """
+    SECRETS.learn_named(context.connection)
     for candidate in (context, _without_dispensable(context)):
         text = keys.seal(
             msgspec.json.encode(candidate), (driver_name, context.volume_id, context.node_id)
@@ -70,11 +72,13 @@ def open_context(
         )
     plain = keys.open(text, (driver_name, volume_id, node_id))
     try:
-        return msgspec.json.decode(plain, type=PublishContext)
+        context = msgspec.json.decode(plain, type=PublishContext)
     except msgspec.DecodeError as error:
         raise SealError(
             f"The publish_context of volume {volume_id} was made by another release: {error}"
         ) from error
+    SECRETS.learn_named(context.connection)
+    return context
 
 
 def _without_dispensable(context: PublishContext) -> PublishContext:

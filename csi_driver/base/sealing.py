@@ -210,16 +210,28 @@ def change(path: Path, decide: Callable[[KeyRing], KeyRing]) -> tuple[KeyRing, K
     """
     with _alone(path.parent):
         before = load(path)
-        owner = path.stat().st_uid
-        if owner != os.geteuid():
-            raise StateDirectoryError(
-                f"{path} belongs to the user with the id {owner}",
-                advice="Change keys as that user, who has to read them",
-            )
+        require_own(path)
         after = decide(before)
         if after != before:
             write_atomic(path, msgspec.json.encode(after), mode=0o600)
         return before, after
+
+
+def require_own(path: Path) -> None:
+    """Refuse to work for another user: a file replaced by us is one that he cannot read.
+
+    :raises ConfigurationError: there is no such file.
+    :raises StateDirectoryError: it belongs to somebody else.
+    """
+    try:
+        owner = path.stat().st_uid
+    except OSError as error:
+        raise ConfigurationError(f"There is no key file {path}: {error.strerror}") from error
+    if owner != os.geteuid():
+        raise StateDirectoryError(
+            f"{path} belongs to the user with the id {owner}",
+            advice="Work on keys as that user, who has to read them",
+        )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ import typer
 
 from csi_driver import __version__
 from csi_driver.base.errors import CinderCSIError, ConfigurationError
-from csi_driver.cli import demo, serve
+from csi_driver.base.masking import SECRETS
+from csi_driver.cli import demo, keys, serve
 
 HELP = """\
 Any OpenStack Cinder volume driver as a Kubernetes CSI driver, with no OpenStack.
@@ -23,6 +24,8 @@ socket. With no configuration at all it keeps volumes as sparse files, and their
 SQLite, below one state directory.
 
 cinder-csi demo starts such a plugin and walks a volume through its whole life.
+
+cinder-csi keys shows, rotates and prunes the keys that seal secrets.
 
 Every option of serve has an environment variable, shown in its help. Exit codes: 0 done,
 1 failed, 2 wrong usage or configuration, 130 interrupted.
@@ -38,6 +41,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
+app.add_typer(keys.app, name="keys")
 
 
 def _version(show: bool) -> None:
@@ -73,5 +77,5 @@ def main() -> None:
 
 
 def _failed(message: str, code: int) -> int:
-    print("cinder-csi:", " ".join(message.split()), file=sys.stderr)
+    print("cinder-csi:", " ".join(SECRETS.mask(message).split()), file=sys.stderr)
     return code

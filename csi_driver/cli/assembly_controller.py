@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from csi_driver.base.sealing import KeyRing
 from csi_driver.cinderlib.lookup import StoreLookup
 from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence.factory import open_store
+from csi_driver.cinderlib.persistence.sealed import SealedStore
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cinderlib.runtime import bootstrap
 from csi_driver.cli.installation import prove
@@ -16,6 +18,8 @@ from csi_driver.config import Settings
 from csi_driver.controller.backends import Backends, ControllerBackend
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.service import ControllerService
+
+LOG = logging.getLogger("csi_driver.serve")
 
 
 def make_controller(settings: Settings, keys: Callable[[], KeyRing]) -> ControllerService:
@@ -26,6 +30,7 @@ def make_controller(settings: Settings, keys: Callable[[], KeyRing]) -> Controll
     store = open_store(settings.store.value, settings.state_dir)
     try:
         prove(store, settings.store.value, settings.state_dir)
+        _seal_what_is_older(store)
         nodes = SharedDirectory(settings.state_dir)
         context = ControllerContext(
             store=store,
@@ -39,6 +44,12 @@ def make_controller(settings: Settings, keys: Callable[[], KeyRing]) -> Controll
         store.close()
         raise
     return ControllerService(context)
+
+
+def _seal_what_is_older(store: RecordStore) -> None:
+    """Let the current records key be the only one in use, before records are planned on."""
+    if isinstance(store, SealedStore) and (written := store.reseal()):
+        LOG.info("%d records were sealed with the current key", written)
 
 
 def _backends(

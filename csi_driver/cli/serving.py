@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from csi_driver.base import sealing
 from csi_driver.base.errors import CinderCSIError, StateDirectoryError
@@ -52,17 +53,17 @@ class Parts:
 
         :raises CinderCSIError: the configuration or the state cannot be used.
         """
-        ring = sealing.load_or_create(self._settings.state_dir / "keys" / "transport.json")
+        keys = sealing.KeyFile(transport_key_path(self._settings.state_dir))
         if self.node is not None:
             from csi_driver.cli.assembly_node import make_node
 
-            node = make_node(self._settings, lambda: ring)
+            node = make_node(self._settings, keys)
             self.node.service = node
             self._drains.append(node.drain)
         if self.controller is not None:
             from csi_driver.cli.assembly_controller import make_controller
 
-            controller = make_controller(self._settings, lambda: ring)
+            controller = make_controller(self._settings, keys)
             self.controller.service = controller
             self._drains.append(controller.drain)
             self._closes.append(controller.close)
@@ -125,6 +126,11 @@ async def _drain(settings: Settings, server: Server, parts: Parts) -> bool:
         LOG.warning("Left to the next process, as recorded: %s", sentence)
     LOG.info("Drained" if work else "Stopping with work left")
     return work
+
+
+def transport_key_path(state_dir: Path) -> Path:
+    """Where the keys are that seal the publish_context; controller and nodes have them."""
+    return state_dir / "keys" / "transport.json"
 
 
 def prepare_state_dir(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import grpc
 
 from csi_driver.base.errors import CinderCSIError
+from csi_driver.base.masking import SECRETS
 
 Code = grpc.StatusCode
 
@@ -191,7 +192,7 @@ def status_of(error: BaseException, *, effect: bool, reference: str) -> Status:
     if isinstance(error, CinderCSIError):
         for kind in type(error).__mro__:
             if path_of(kind) in TABLE:
-                return Status(TABLE[path_of(kind)], one_line(str(error)))
+                return Status(TABLE[path_of(kind)], one_line(SECRETS.mask(str(error))))
     message = f"Unexpected {type(error).__name__}; the plugin's log tells more at {reference}"
     return Status(Code.ABORTED if effect else Code.INTERNAL, message, unexpected=True)
 

@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 
 from csi_driver.base.errors import CinderCSIError, ShuttingDown
+from csi_driver.base.masking import SECRETS
 from csi_driver.rpc.errors import status_of
 
 LOG = logging.getLogger("csi_driver.rpc")
@@ -112,6 +113,8 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
             number = next(_REQUEST_NUMBERS)
             started = time.perf_counter()
             entered = False
+            if "secrets" in request.DESCRIPTOR.fields_by_name:
+                SECRETS.learn(*request.secrets.values())
             try:
                 if not always:
                     self.gate.enter(method.__name__)

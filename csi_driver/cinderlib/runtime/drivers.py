@@ -15,6 +15,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from csi_driver.base.masking import SECRETS, is_secret_name
 from csi_driver.cinderlib.exceptions import (
     BackendSetupFailed,
     InvalidOption,
@@ -130,6 +131,8 @@ def configure(name: str, driver_class: Any, options: Mapping[str, Any]) -> Any:
     cfg.CONF.set_override("volume_backend_name", name, group=group)
     values = {key.replace("-", "_"): value for key, value in options.items()}
     for key, value in values.items():
+        if is_secret_name(key):
+            SECRETS.learn(str(value), keep=True)
         if key not in _OURS and key not in quirks.ATTRIBUTES:
             _set(name, made, _option(name, driver_class, made, key), value)
     _require(name, made, driver_options)
@@ -170,6 +173,7 @@ def _set(name: str, configuration: Any, option: Any, value: Any) -> None:
     from oslo_config import cfg
 
     if option.secret and isinstance(value, str):
+        SECRETS.learn(value, keep=True)
         # Options may refer to others by $name; a password holds a plain dollar sign.
         value = value.replace("$", "$$")
     try:

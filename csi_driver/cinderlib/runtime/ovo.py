@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from csi_driver.base.masking import SECRETS
 from csi_driver.cinderlib.runtime import bootstrap
 from csi_driver.cinderlib.runtime.rows import Row
 
@@ -75,6 +76,8 @@ def take_over(versioned_object: Any, update: Mapping[str, Any] | None) -> None:
     that a driver which returns only its own keys loses the user's.
     """
     changes = dict(update or {})
+    # Now, not when it is stored: the next step of this call may fail and quote it.
+    SECRETS.learn_named(changes)
     for name in ("metadata", "admin_metadata"):
         if changes.get(name):
             changes[name] = {**getattr(versioned_object, name), **changes[name]}
