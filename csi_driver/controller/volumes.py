@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from csi_driver.base.errors import InvalidRequest, OperationInProgress
+from csi_driver.base.errors import CinderCSIError, InvalidRequest, OperationInProgress
 from csi_driver.base.inflight import Running
 from csi_driver.base.values import GIB, Formatting, Topology
 from csi_driver.cinderlib.persistence.records import (
@@ -55,7 +55,7 @@ class Volumes:
         capacity.check_range(request.required_bytes, request.limit_bytes)
         chosen = parameters.parse(request.parameters, parameters.VOLUME_PARAMETERS)
         volume_id, incarnation = self._context.identify(KIND, request.name)
-        backend = self._backend_for(request, chosen)
+        backend = self._backend_for(request, chosen, volume_id)
         multiattach = backend.manager.multiattach
         capabilities.require(request.capabilities, multiattach=multiattach)
         wish = wished(request, chosen)
@@ -74,10 +74,14 @@ class Volumes:
         )
 
     def _backend_for(
-        self, request: CreateVolume, chosen: parameters.Parameters
+        self, request: CreateVolume, chosen: parameters.Parameters, volume_id: str
     ) -> ControllerBackend:
         if request.source is None:
             return self._context.backends.named(chosen.backend)
+        begun = self._context.store.get(VolumeRecord, volume_id)
+        if begun is not None:
+            # Its source may be gone since; the volume, or what was begun of it, is not.
+            return self._context.backends.of_record(begun.backend)
         home = find_source(self._context, request.source).backend
         if chosen.backend and chosen.backend != home:
             raise InvalidRequest(
@@ -108,14 +112,14 @@ class Volumes:
                     advice="Retry when its deletion is finished",
                 )
         kind = making(request.source)
-        accessible = backend.accessible_from()
-        refuse_unreachable(request.requisite, accessible, backend.name)
-        source = find_source(context, request.source) if request.source else None
+        try:
+            source, size = self._plan(request, chosen, backend)
+        except CinderCSIError:
+            if record is not None:
+                # The caller may stop here and use the name for something else.
+                attempts.abandon(context, running, record, kind, backend.manager.delete_volume)
+            raise
         if record is None:
-            size = capacity.size_for(
-                request.required_bytes, request.limit_bytes, source.size_gib if source else 0
-            )
-            refuse_beyond_pool(size, backend, chosen.pool)
             record = context.write(
                 VolumeRecord(
                     id=volume_id,
@@ -137,7 +141,9 @@ class Volumes:
                 "backend",
             )
         else:
-            record = attempts.next_attempt(context, record, kind)
+            # Its source may have grown since.
+            begun = msgspec.structs.replace(record, size_gib=size)
+            record = attempts.next_attempt(context, begun, kind)
         if isinstance(source, VolumeRecord):
             source = context.formatting_at_cut(source)
         record = msgspec.structs.replace(record, formatting=_inherited(record, source))
@@ -151,6 +157,20 @@ class Volumes:
         )
         backend.forget_stats()
         return answer(context, made)
+
+    def _plan(
+        self, request: CreateVolume, chosen: parameters.Parameters, backend: ControllerBackend
+    ) -> tuple[VolumeRecord | SnapshotRecord | None, int]:
+        """The source of a new volume, and its size in GiB.
+
+        :raises TopologyUnreachable, SourceNotFound, CapacityOutOfRange: it cannot be made.
+        """
+        refuse_unreachable(request.requisite, backend.accessible_from(), backend.name)
+        source = find_source(self._context, request.source) if request.source else None
+        least = source.size_gib if source else 0
+        size = capacity.size_for(request.required_bytes, request.limit_bytes, least)
+        refuse_beyond_pool(size, backend, chosen.pool)
+        return source, size
 
     # -- delete ---------------------------------------------------------------
 
