@@ -37,6 +37,10 @@ OWNER = f"{socket.gethostname()}/{os.getpid()}"
 """Who runs an operation, as records tell it: host and process."""
 
 
+_TARGETS = ("target_gib", "snapshot_id")
+"""Changes that :meth:`ControllerContext.write` keeps in the operation, not in the record."""
+
+
 class KeyedLocks:
     """A mutex per key, kept only while somebody has it or waits for it.
 
@@ -95,7 +99,8 @@ class ControllerContext:
         :raises StoreUnavailable: nothing was stored.
         :raises RecordConflict: somebody else changed the record.
         """
-        operation = self._operation(record, kind, step, changes.pop("target_gib", 0))
+        target = {name: changes.pop(name) for name in _TARGETS if name in changes}
+        operation = self._operation(record, kind, step, target)
         changed = msgspec.structs.replace(record, operation=operation, **changes)
         faults.reach(f"{kind}/{step}/{WRITE}", StoreUnavailable)
         stored = self.store.put(changed)
@@ -123,7 +128,7 @@ class ControllerContext:
         )
 
     def _operation(
-        self, record: AnyRecord, kind: str, step: str, target_gib: int
+        self, record: AnyRecord, kind: str, step: str, target: dict[str, Any]
     ) -> Operation | None:
         if step_of(kind, step).recovery is Recovery.FINAL:
             return None
@@ -136,7 +141,8 @@ class ControllerContext:
             owner=OWNER,
             attempts=before.attempts + 1 if before and again else 1,
             last_error=before.last_error if before and again else "",
-            size_gib=target_gib,
+            size_gib=target.get("target_gib", 0),
+            snapshot_id=target.get("snapshot_id", ""),
         )
 
     def identify(self, kind: str, name: str) -> tuple[str, int]:

@@ -73,6 +73,7 @@ OPERATIONS: dict[str, tuple[Step, ...]] = {
     "delete": _REMOVE,
     "delete-snapshot": _REMOVE,
     "extend": (Step("backend", Recovery.REDO), Step("available", Recovery.FINAL), _UNDONE),
+    "revert": (Step("backend", Recovery.REDO), Step("available", Recovery.FINAL), _UNDONE),
     "publish": (Step("backend", Recovery.UNDO), Step("attached", Recovery.FINAL), _UNDONE),
     "unpublish": (Step("backend", Recovery.REDO), Step("gone", Recovery.FINAL)),
 }

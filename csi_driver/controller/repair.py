@@ -28,6 +28,7 @@ from csi_driver.controller import attempts
 from csi_driver.controller.attachments import Attachments
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.operations import AnyRecord, Recovery, recovery_of, retry_at
+from csi_driver.controller.reverts import Reverts
 from csi_driver.controller.snapshots import Snapshots
 from csi_driver.controller.values import ExpandVolume
 from csi_driver.controller.volumes import Volumes
@@ -61,11 +62,13 @@ class Repair:
         volumes: Volumes,
         snapshots: Snapshots,
         attachments: Attachments,
+        reverts: Reverts,
     ) -> None:
         self._context = context
         self._volumes = volumes
         self._snapshots = snapshots
         self._attachments = attachments
+        self._reverts = reverts
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="repair", daemon=True)
 
@@ -123,7 +126,10 @@ class Repair:
             return [self._snapshots.delete(record.id)]
         if record.phase is Phase.DELETING:
             return [self._volumes.delete(record.id)]
-        target = record.operation.size_gib if record.operation else record.size_gib
+        operation = record.operation
+        if operation is not None and operation.kind == "revert":
+            return [self._reverts.revert(record.id, operation.snapshot_id)]
+        target = operation.size_gib if operation is not None else record.size_gib
         wish = ExpandVolume(volume_id=record.id, required_bytes=target * GIB)
         return [self._volumes.expand(wish)]
 

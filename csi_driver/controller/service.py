@@ -15,6 +15,7 @@ from csi_driver.controller.backends import DriverCallFailed, attempt
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.listing import Listing
 from csi_driver.controller.repair import Repair
+from csi_driver.controller.reverts import Reverts
 from csi_driver.controller.snapshots import Snapshots
 from csi_driver.controller.volumes import Volumes
 
@@ -29,8 +30,9 @@ class ControllerService:
         self.volumes = Volumes(context)
         self.snapshots = Snapshots(context)
         self.attachments = Attachments(context)
+        self.reverts = Reverts(context)
         self.listing = Listing(context)
-        self.repair = Repair(context, self.volumes, self.snapshots, self.attachments)
+        self.repair = Repair(context, self.volumes, self.snapshots, self.attachments, self.reverts)
 
     def start(self) -> None:
         """Export what is attached again, and begin to repair what an earlier process left.

@@ -23,6 +23,7 @@ class Phase(StrEnum):
     CREATING = "creating"
     AVAILABLE = "available"
     DELETING = "deleting"
+    REVERTING = "reverting"
     ERROR = "error"
     ATTACHING = "attaching"
     ATTACHED = "attached"
@@ -33,7 +34,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """The operation in progress on an object.
 
     ``since`` is seconds since the epoch; ``owner`` names host and process;
-    ``size_gib`` is the size that an extension leads to.
+    ``size_gib`` is the size that an extension leads to, ``snapshot_id`` the
+    snapshot that a volume is reverted to.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 1
     last_error: str = ""
     size_gib: int = 0
+    snapshot_id: str = ""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

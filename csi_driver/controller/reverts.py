@@ -1,0 +1,100 @@
+"""Putting a volume back to one of its snapshots.
+
+CSI has no call for it; ``cinder-csi revert`` is the caller.  While it runs, and after a
+crash until it was done again, the volume is in phase *reverting*: nothing may be
+published, copied or extended whose bytes may be half of one time and half of another.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from csi_driver.base.errors import OperationInProgress
+from csi_driver.base.inflight import Running
+from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
+from csi_driver.controller import errors
+from csi_driver.controller.backends import (
+    ControllerBackend,
+    DriverCallFailed,
+    as_error,
+    attempt,
+)
+from csi_driver.controller.context import ControllerContext
+
+OPERATION = "revert"
+
+
+class Reverts:
+    """The use case of reverting a volume."""
+
+    def __init__(self, context: ControllerContext) -> None:
+        self._context = context
+
+    def revert(self, volume_id: str, snapshot_id: str) -> Future[None]:
+        """Put the volume back to what it held when the snapshot was made.
+
+        :raises VolumeNotFound: there is no such volume.
+        :raises SnapshotNotFound: there is no such snapshot of it.
+        :raises VolumeInUse: the volume is published.
+        :raises OperationInProgress: another operation runs on volume or snapshot.
+        """
+        context = self._context
+        volume = context.volume(volume_id)
+        self._snapshot(volume, snapshot_id)
+        backend = context.backends.of_record(volume.backend)
+        return context.inflight.start(
+            volume_id,
+            OPERATION,
+            snapshot_id,
+            lambda running: self._revert(running, volume_id, snapshot_id, backend),
+            backend.work,
+            holding=(snapshot_id,),
+        )
+
+    def _snapshot(self, volume: VolumeRecord, snapshot_id: str) -> SnapshotRecord:
+        found = self._context.store.get(SnapshotRecord, snapshot_id)
+        if found is None or found.volume_id != volume.id or found.phase is not Phase.AVAILABLE:
+            raise errors.SnapshotNotFound(
+                f"Volume {volume.id} has no finished snapshot {snapshot_id!r}"
+            )
+        return found
+
+    def _revert(
+        self, running: Running, volume_id: str, snapshot_id: str, backend: ControllerBackend
+    ) -> None:
+        context = self._context
+        volume = context.volume(volume_id)
+        snapshot = self._snapshot(volume, snapshot_id)
+        if volume.phase not in (Phase.AVAILABLE, Phase.REVERTING):
+            raise OperationInProgress(f"Volume {volume_id} is {volume.phase}")
+        nodes = [connection.node_id for connection in context.connections(volume_id)]
+        if nodes:
+            raise errors.VolumeInUse(
+                f"Volume {volume_id} is published to {', '.join(nodes)}",
+                advice="Stop its workload, and unpublish it first",
+            )
+        volume = context.write(
+            volume, OPERATION, "backend", phase=Phase.REVERTING, snapshot_id=snapshot_id
+        )
+        running.at("backend revert")
+        try:
+            reverted = attempt(
+                f"Reverting {volume.name!r} to {snapshot.name!r}",
+                lambda: backend.manager.revert_to_snapshot(volume, snapshot),
+            )
+        except DriverCallFailed as failed:
+            if failed.failure.may_have_effect:
+                context.note(volume, failed.failure.message)
+            else:
+                context.write(volume, OPERATION, "undone", phase=Phase.AVAILABLE)
+            raise as_error(failed) from failed
+        running.at("recording")
+        # What nodes confirmed since the cut is not true any more; the snapshot knows.
+        context.nodes.forget(volume_id)
+        context.write(
+            reverted,
+            OPERATION,
+            "available",
+            phase=Phase.AVAILABLE,
+            formatting=snapshot.formatting,
+        )

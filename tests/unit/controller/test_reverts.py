@@ -1,0 +1,87 @@
+"""Reverting a volume: all of it or nothing, and never under somebody's mount."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from csi_driver.base.values import GIB, Confirmation, Formatting, FormattingState
+from csi_driver.cinderlib.persistence.records import Operation, Phase
+from csi_driver.controller import errors
+from tests.doubles.faults import VendorError
+from tests.support.controller_bench import WAIT, Code, ControllerBench, Refused
+
+FORMATTED = Formatting(state=FormattingState.FORMATTED, fs_type="xfs", fs_uuid="the-uuid")
+
+
+@pytest.fixture
+def volume_id(bench) -> str:
+    return bench.create().volume_id
+
+
+@pytest.fixture
+def snapshot_id(bench, volume_id) -> str:
+    return bench.snapshot(volume_id).snapshot_id
+
+
+def revert(bench: ControllerBench, volume_id: str, snapshot_id: str) -> None:
+    bench.service.reverts.revert(volume_id, snapshot_id).result(WAIT)
+
+
+def test_what_nodes_confirmed_since_the_cut_is_forgotten(bench, volume_id, snapshot_id):
+    bench.nodes.confirm(Confirmation(volume_id=volume_id, formatting=FORMATTED))
+    revert(bench, volume_id, snapshot_id)
+    record = bench.record(volume_id)
+    assert record.phase is Phase.AVAILABLE
+    assert record.operation is None
+    assert record.formatting.state is FormattingState.NEVER
+    assert bench.nodes.confirmation(volume_id) is None
+
+
+def test_a_published_volume_is_not_reverted(bench, volume_id, snapshot_id):
+    bench.publish(volume_id)
+    with pytest.raises(errors.VolumeInUse, match="n1"):
+        revert(bench, volume_id, snapshot_id)
+    assert bench.record(volume_id).phase is Phase.AVAILABLE
+
+
+def test_only_to_a_snapshot_of_its_own(bench, volume_id):
+    other = bench.create("other").volume_id
+    with pytest.raises(errors.SnapshotNotFound):
+        revert(bench, volume_id, bench.snapshot(other, "elsewhere").snapshot_id)
+    with pytest.raises(errors.VolumeNotFound):
+        revert(bench, "absent", "absent")
+
+
+def test_a_volume_that_was_extended_since_is_refused_and_stays_usable(
+    bench, volume_id, snapshot_id
+):
+    bench.expand(volume_id, 2 * GIB)
+    with pytest.raises(errors.BackendRefused, match="its snapshot"):
+        revert(bench, volume_id, snapshot_id)
+    assert bench.record(volume_id).phase is Phase.AVAILABLE
+    assert bench.publish(volume_id)
+
+
+def test_a_volume_that_may_be_half_reverted_is_not_published_until_it_was_done_again(
+    bench, volume_id, snapshot_id
+):
+    bench.faults().fail("revert_to_snapshot", VendorError("lost"), "after")
+    with pytest.raises(errors.BackendFailed, match="lost"):
+        revert(bench, volume_id, snapshot_id)
+    with Refused(Code.ABORTED, "reverting"):
+        bench.publish(volume_id)
+    bench.restart()
+    assert bench.record(volume_id).phase is Phase.AVAILABLE
+    assert bench.publish(volume_id)
+
+
+def test_a_revert_that_was_begun_is_done_again_by_the_next_process(bench, volume_id, snapshot_id):
+    record = bench.record(volume_id)
+    begun = Operation(
+        kind="revert", step="backend", since=1.0, owner="another/1", snapshot_id=snapshot_id
+    )
+    bench.store.put(msgspec.structs.replace(record, phase=Phase.REVERTING, operation=begun))
+    bench.restart()
+    assert bench.record(volume_id).phase is Phase.AVAILABLE
+    assert bench.record(volume_id).operation is None
