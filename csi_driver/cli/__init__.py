@@ -14,7 +14,7 @@ import typer
 from csi_driver import __version__
 from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.base.masking import SECRETS
-from csi_driver.cli import demo, keys, serve
+from csi_driver.cli import demo, keys, revert, serve
 
 HELP = """\
 Any OpenStack Cinder volume driver as a Kubernetes CSI driver, with no OpenStack.
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
+app.command("revert")(revert.revert)
 app.add_typer(keys.app, name="keys")
 
 
