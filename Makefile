@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint requirements verify clean
+.PHONY: help setup demo test test-full bench lint requirements verify clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: setup ## Walk a volume through its whole life on this machine
 
 test: lint ## Run what every change must pass: lint, then all tests, csi-sanity included
 	@$(BIN)/pytest $(ARGS)
+
+test-full: lint ## Run every test, also those that take minutes
+	@$(BIN)/pytest -m '' $(ARGS)
 
 bench: setup ## Measure speed and memory; ARGS=--write keeps them in docs/performance.md
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -7,7 +7,6 @@ import pytest
 
 from csi_driver.base.values import GIB
 from csi_driver.cinderlib.persistence.records import Operation, Phase, VolumeRecord
-from csi_driver.rpc._generated import csi_pb2 as pb
 from tests.doubles.faults import VendorError
 from tests.support.controller_bench import Code, ControllerBench, Refused
 from tests.support.messages import from_snapshot, from_volume
@@ -70,7 +69,7 @@ def test_a_begun_copy_grows_with_its_source(bench):
     source = bench.create("source")
     asked = {
         "volume_content_source": from_volume(source.volume_id),
-        "capacity_range": pb.CapacityRange(),
+        "capacity_range": None,
     }
     copy = bench.create("copy", **asked)
     interrupt(bench, copy.volume_id, "clone")

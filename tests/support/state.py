@@ -1,0 +1,59 @@
+"""What a driver process keeps in its state directory, seen from outside, also while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from csi_driver.cinderlib.persistence.factory import database_path
+
+BACKEND_OBJECT = ("volume-", "snapshot-")
+"""How the names of the embedded backend's files begin."""
+
+
+def records(state: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of a kind in the ``db`` store; read by SQLite's own means, without a lock."""
+    with _open(database_path(state)) as connection:
+        rows = connection.execute(f"SELECT body FROM {kind}_records").fetchall()
+    return [json.loads(body) for (body,) in rows]
+
+
+def objects(state: Path) -> list[dict[str, Any]]:
+    """The records of volumes, snapshots and connections."""
+    return [
+        record for kind in ("volume", "snapshot", "connection") for record in records(state, kind)
+    ]
+
+
+def pending(state: Path) -> list[dict[str, Any]]:
+    """The records with an operation in progress, or with attempts of unknown outcome."""
+    return [r for r in objects(state) if r.get("operation") or r.get("suspects")]
+
+
+def backend_files(state: Path) -> set[str]:
+    """What is in the embedded backend's directory, but for its lock; hidden files too."""
+    return {path.name for path in (state / "volumes").iterdir()} - {".lock"}
+
+
+def expected_files(state: Path) -> set[str]:
+    """The files that the records of volumes and snapshots stand for."""
+    return {
+        f"{kind}-{record['cinder_id']}"
+        for kind in ("volume", "snapshot")
+        for record in records(state, kind)
+    }
+
+
+def lock_files(state: Path) -> set[str]:
+    """Lock files of the drivers, which go with the objects that they are named after."""
+    return {path.name for path in (state / "cinder" / "locks").rglob("*") if path.is_file()}
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        yield connection
