@@ -33,7 +33,7 @@ from csi_driver.cinderlib.persistence.records import (
     SnapshotRecord,
     VolumeRecord,
 )
-from csi_driver.cinderlib.runtime import bootstrap, drivers, ovo
+from csi_driver.cinderlib.runtime import bootstrap, drivers, locks, ovo
 from csi_driver.cinderlib.runtime.calls import Call
 from csi_driver.cinderlib.runtime.directory import Member, directory
 from csi_driver.cinderlib.stats import BackendStats, PoolStats, normalised
@@ -165,12 +165,9 @@ class VolumeManager:
         Refusing a volume with snapshots or attachments is for the caller: drivers
         delete it, or leave it in their trash for ever.
         """
-        from cinder import coordination, utils
-
         with Call(self._member) as call:
             self.driver.delete_volume(call.volume(volume).object)
-        utils.clean_volume_file_locks(volume.cinder_id, self.driver)
-        coordination.synchronized_remove(f"*{volume.cinder_id}*")
+        locks.clean_volume(volume.cinder_id, self.driver)
 
     def extend_volume(self, volume: VolumeRecord, new_size_gib: int) -> VolumeRecord:
         """Make a volume larger.
@@ -226,14 +223,11 @@ class VolumeManager:
 
     def delete_snapshot(self, snapshot: SnapshotRecord, volume: VolumeRecord) -> None:
         """Delete a snapshot and the lock files of its name; drivers accept absence."""
-        from cinder import coordination, utils
-
         with Call(self._member) as call:
             part = call.snapshot(snapshot, volume)
             call.volume(volume)
             self.driver.delete_snapshot(part.object)
-        utils.clean_snapshot_file_locks(snapshot.cinder_id, self.driver)
-        coordination.synchronized_remove(f"*{snapshot.cinder_id}*")
+        locks.clean_snapshot(snapshot.cinder_id, self.driver)
 
     # -- connections -----------------------------------------------------------
 

@@ -64,10 +64,14 @@ def loop_devices_of(file: Path, sys_block: Path = Path("/sys/block")) -> list[st
     the mount namespace in which a device was set up.
     """
     wanted = file.stat()
+    with os.scandir(sys_block) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.startswith("loop"))
     return [
-        directory.parent.name
-        for directory in sorted(sys_block.glob("loop*/loop"))
-        if _backing_inode(f"/dev/{directory.parent.name}") == (wanted.st_dev, wanted.st_ino)
+        name
+        for name in names
+        # Only a device with a file behind it has this directory; most have none.
+        if (sys_block / name / "loop").exists()
+        and _backing_inode(f"/dev/{name}") == (wanted.st_dev, wanted.st_ino)
     ]
 
 

@@ -114,6 +114,18 @@ def active() -> RuntimeSettings:
     return settings
 
 
+def lock_directory() -> Path:
+    """Where Cinder's lock files are.
+
+    :raises NotSetUp: ``setup`` was not called.
+    """
+    return _locks_below(active().state_path)
+
+
+def _locks_below(state_path: Path) -> Path:
+    return state_path.absolute() / "locks"
+
+
 def _refuse_spoiled_process() -> None:
     patcher: Any = sys.modules.get("eventlet.patcher")
     if patcher is not None and patcher.is_monkey_patched("thread"):
@@ -127,7 +139,7 @@ def _refuse_spoiled_process() -> None:
 
 
 def _make_directories(state_path: Path) -> Path:
-    locks = state_path.absolute() / "locks"
+    locks = _locks_below(state_path)
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
