@@ -11,12 +11,16 @@ driver in a process of its own:
 - ``double_fail``: ``operation:when:class[:times]``, as ``create_volume:after:
   tests.doubles.faults.VendorError:1``; without times, always;
 - ``double_hold``: ``operation:when:path``: makes ``path.entered`` and waits for ``path``.
+
+It talks as the worst of drivers do: what it logs, and the errors that ``double_fail``
+asks for, quote the passwords that it knows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import threading
 import time
@@ -30,6 +34,8 @@ from oslo_config import cfg
 
 from tests.doubles import faults
 
+LOG = logging.getLogger(__name__)
+
 GIB = 1 << 30
 
 OPTIONS = [
@@ -42,7 +48,9 @@ OPTIONS = [
     cfg.BoolOpt("double_multiattach", default=True, help="Whether volumes may be shared"),
     cfg.BoolOpt("double_host_local", default=False, help="Whether only this host sees volumes"),
     cfg.BoolOpt("double_grows_copies", default=True, help="Whether a copy gets its own size"),
+    cfg.BoolOpt("double_by_provider", help="Finds only what has what its creation returned"),
     cfg.StrOpt("double_password", secret=True, help="A secret, for messages that must not"),
+    cfg.StrOpt("double_login", help="CHAP password of targets; its name tells nobody so"),
 ]
 
 
@@ -138,6 +146,10 @@ class DoubleDriver(driver.VolumeDriver):
     def accessible_from_host_only(self) -> bool:
         return bool(self.configuration.double_host_local)
 
+    @property
+    def removal_proves_absence(self) -> bool:
+        return not self.configuration.double_by_provider
+
     def do_setup(self, context: Any) -> None:
         with self._work("do_setup", ""):
             pass
@@ -170,7 +182,8 @@ class DoubleDriver(driver.VolumeDriver):
 
     def delete_volume(self, volume: Any) -> None:
         with self._work("delete_volume", volume.id):
-            self.shelf.remove(volume.name)
+            if self._finds(volume.provider_id):
+                self.shelf.remove(volume.name)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         with self._work("extend_volume", volume.id):
@@ -190,7 +203,8 @@ class DoubleDriver(driver.VolumeDriver):
 
     def delete_snapshot(self, snapshot: Any) -> None:
         with self._work("delete_snapshot", snapshot.id):
-            self.shelf.remove(snapshot.name)
+            if self._finds(snapshot.provider_location):
+                self.shelf.remove(snapshot.name)
 
     # -- connections
 
@@ -201,12 +215,12 @@ class DoubleDriver(driver.VolumeDriver):
     def ensure_export(self, context: Any, volume: Any) -> dict[str, Any]:
         with self._work("ensure_export", volume.id):
             self.exported.add(volume.id)
-        return {"provider_auth": "CHAP again secret"}
+        return {"provider_auth": f"CHAP again {self.configuration.double_login or 'secret'}"}
 
     def create_export(self, context: Any, volume: Any, connector: Any) -> dict[str, Any]:
         with self._work("create_export", volume.id):
             self.exported.add(volume.id)
-        return {"provider_auth": "CHAP user secret"}
+        return {"provider_auth": f"CHAP user {self.configuration.double_login or 'secret'}"}
 
     def remove_export(self, context: Any, volume: Any) -> None:
         with self._work("remove_export", volume.id):
@@ -216,7 +230,10 @@ class DoubleDriver(driver.VolumeDriver):
         with self._work("initialize_connection", volume.id):
             self.connected.append((volume.id, connector["host"]))
         path = self.shelf.path(volume.name) if isinstance(self.shelf, _Files) else volume.name
-        return {"driver_volume_type": "local", "data": {"device_path": str(path)}}
+        data = {"device_path": str(path)}
+        if self.configuration.double_login:
+            data |= {"auth_method": "CHAP", "auth_password": self.configuration.double_login}
+        return {"driver_volume_type": "local", "data": data}
 
     def terminate_connection(self, volume: Any, connector: dict[str, Any], **_: Any) -> None:
         with self._work("terminate_connection", volume.id):
@@ -248,6 +265,9 @@ class DoubleDriver(driver.VolumeDriver):
         else:
             self._stats.update(figures)
 
+    def _finds(self, returned: str | None) -> bool:
+        return bool(returned) or not self.configuration.double_by_provider
+
     # -- faults
 
     def _told(self, volume: Any) -> dict[str, Any]:
@@ -261,6 +281,7 @@ class DoubleDriver(driver.VolumeDriver):
     @contextlib.contextmanager
     def _work(self, operation: str, object_id: str) -> Iterator[None]:
         self.faults.enter(operation, object_id)
+        LOG.debug("%s of %r%s", operation, object_id, self._quoted())
         try:
             self._misbehave(operation, "before")
             if self.configuration.double_delay:
@@ -286,7 +307,16 @@ class DoubleDriver(driver.VolumeDriver):
             return
         self._left[entry] = left - 1
         module, _, name = path.rpartition(".")
-        raise getattr(importlib.import_module(module), name)(f"{entry} was asked for")
+        error = getattr(importlib.import_module(module), name)
+        raise error(f"{entry} was asked for{self._quoted()}")
+
+    def _quoted(self) -> str:
+        """The passwords that the driver was given, and those that it has given out."""
+        known = self.configuration
+        text = f", the array does not take {known.double_password}" if known.double_password else ""
+        if known.double_login and self.exported:
+            text += f", the target does not take {known.double_login}"
+        return text
 
 
 def _hold(path: Path) -> None:

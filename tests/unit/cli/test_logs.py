@@ -46,7 +46,7 @@ def logged(code: str) -> str:
             "t = threading.Thread(target=fail, name='worker'); t.start(); t.join()",
             "Nobody caught this in thread worker",
         ),
-        ("LOG.info('auth_password: unlearned')", "auth_password: ***"),
+        ("LOG.info('--password %s', 'unlearned')", f"--password {MASK}"),
     ],
 )
 def test_a_secret_is_masked_and_the_rest_is_there(code: str, kept: str):
