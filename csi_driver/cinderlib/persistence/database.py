@@ -2,8 +2,9 @@
 
 Made by ``factory``, which alone imports this: SQLAlchemy is only loaded by those
 who choose the store.  Writes go through one thread that commits in groups
-(``group_commit``), reads go beside it.  SQL that only SQLite understands is kept
-in ``sqlite``, so that another database needs another such module.
+(``group_commit``), reads go beside it.  What runs for every call is SQL text made
+once (``statements``).  SQL that only SQLite understands is kept in ``sqlite``, so
+that another database needs another such module.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from csi_driver.cinderlib.persistence import codec, conflicts, schema, sqlite
 from csi_driver.cinderlib.persistence.group_commit import GroupCommit
 from csi_driver.cinderlib.persistence.lock import ProcessLock
-from csi_driver.cinderlib.persistence.records import Record
+from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
+from csi_driver.cinderlib.persistence.statements import Statements, setting_meta
 from csi_driver.cinderlib.persistence.store import RecordStore, StoreCorrupt, StoreUnavailable
 
 R = TypeVar("R", bound=Record)
@@ -68,6 +68,9 @@ class DatabaseStore(RecordStore):
                 undo.callback(_claim(path).release)
             self._engines = sqlite.open_file(path) if path else sqlite.open_in_memory()
             undo.callback(self._engines.dispose)
+            dialect = self._engines.writer.dialect
+            self._statements = {kind.KIND: Statements(kind, dialect) for kind in RECORD_TYPES}
+            self._set_meta = setting_meta(dialect)
             installation = self._prepare()
             if path:
                 _make_names_durable(path.parent)
@@ -81,10 +84,10 @@ class DatabaseStore(RecordStore):
 
     def get(self, kind: type[R], record_id: str) -> R | None:
         """See :meth:`RecordStore.get`."""
-        statement = schema.STATEMENTS[kind.KIND].body
-        with self._reading() as connection:
-            body = connection.execute(statement, {"record_id": record_id}).scalar_one_or_none()
-        return None if body is None else codec.decode(kind, body)
+        statement = self._statements[kind.KIND].body
+        with self._reading() as cursor:
+            row = statement.run(cursor, {"record_id": record_id}).fetchone()
+        return None if row is None else codec.decode(kind, row[0])
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
@@ -108,13 +111,11 @@ class DatabaseStore(RecordStore):
         limit: int | None = None,
     ) -> list[R]:
         """See :meth:`RecordStore.list`."""
-        table = schema.TABLES[kind.KIND]
-        query = select(table.c.body).where(table.c.id > after).order_by(table.c.id).limit(limit)
-        for field, value in codec.selection(kind, where).items():
-            query = query.where(table.c[field] == value)
-        with self._reading() as connection:
-            bodies = connection.execute(query).scalars().all()
-        return [codec.decode(kind, body) for body in bodies]
+        selected = codec.selection(kind, where)
+        statement = self._statements[kind.KIND].page(tuple(selected), limit is not None)
+        with self._reading() as cursor:
+            rows = statement.run(cursor, {"after": after, "limit": limit, **selected}).fetchall()
+        return [codec.decode(kind, body) for (body,) in rows]
 
     def close(self) -> None:
         """Commit what waits; close the database and give up its lock."""
@@ -131,50 +132,49 @@ class DatabaseStore(RecordStore):
 
     def _commit(self, changes: Sequence[_Put | _Delete]) -> Sequence[Exception | None]:
         """Make the changes in one transaction; called by the writer thread alone."""
-        with self._one_at_a_time, self._engines.writer.begin() as connection:
-            outcomes = [_apply(connection, change) for change in changes]
+        with self._one_at_a_time, sqlite.writing(self._engines) as cursor:
+            outcomes = [self._apply(cursor, change) for change in changes]
             puts = [change.version for change in changes if isinstance(change, _Put)]
             if puts:
                 self._last_version = max(self._last_version, *puts)
-                schema.remember_version(connection, self._last_version)
+                # With the records: a version that was given is never given again.
+                setting = {"name": schema.LAST_VERSION, "setting": str(self._last_version)}
+                self._set_meta.run(cursor, setting)
         return outcomes
 
+    def _apply(self, cursor: Any, change: _Put | _Delete) -> Exception | None:
+        """Make one change unless it conflicts with what is stored; answer the conflict."""
+        record = change.record
+        statements = self._statements[record.KIND]
+        this = {"record_id": record.id}
+        row = statements.version.run(cursor, this).fetchone()
+        stored = None if row is None else row[0]
+        if isinstance(change, _Delete):
+            refusal = conflicts.why_not_delete(record, stored)
+            if refusal is None and stored is not None:
+                statements.delete.run(cursor, this)
+            return refusal
+        refusal = conflicts.why_not_put(record, stored)
+        if refusal is None:
+            columns = {"version": change.version, "body": change.body}
+            statement = statements.insert if stored is None else statements.update
+            statement.run(cursor, this | columns | codec.indexed_values(record))
+        return refusal
+
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self) -> Iterator[Any]:
+        """A cursor to read with."""
         if self._closed:
             raise StoreUnavailable("The record store is closed")
-        with self._explained(), self._one_at_a_time, self._engines.reader.connect() as connection:
-            yield connection
+        with self._explained(), self._one_at_a_time, sqlite.reading(self._engines) as cursor:
+            yield cursor
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except sqlite.ERRORS as error:
             raise sqlite.explain(error, self._name) from error
-
-
-def _apply(connection: Connection, change: _Put | _Delete) -> Exception | None:
-    """Make one change unless it conflicts with what is stored; answer the conflict."""
-    record = change.record
-    statements = schema.STATEMENTS[record.KIND]
-    this = {"record_id": record.id}
-    stored = connection.execute(statements.version, this).scalar_one_or_none()
-    if isinstance(change, _Delete):
-        refusal = conflicts.why_not_delete(record, stored)
-        if refusal is None and stored is not None:
-            connection.execute(statements.delete, this)
-        return refusal
-    refusal = conflicts.why_not_put(record, stored)
-    if refusal is None:
-        columns = {
-            "version": change.version,
-            "body": change.body,
-            **codec.indexed_values(record),
-        }
-        statement = statements.insert if stored is None else statements.update
-        connection.execute(statement, this | columns)
-    return refusal
 
 
 def _claim(path: Path) -> ProcessLock:

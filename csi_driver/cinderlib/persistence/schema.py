@@ -16,21 +16,14 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Delete,
     Index,
-    Insert,
     MetaData,
-    Select,
     String,
     Table,
     Text,
-    Update,
-    bindparam,
-    delete,
     insert,
     inspect,
     select,
-    update,
 )
 
 from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
@@ -41,15 +34,15 @@ SCHEMA_VERSION = 1
 
 metadata = MetaData()
 
+LAST_VERSION = "last_version"
+"""Key in ``meta`` of the last version that was given."""
+
 meta = Table(
     "meta",
     metadata,
     Column("key", String(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
-
-
-_REMEMBER_VERSION = update(meta).where(meta.c.key == "last_version")
 
 
 def _table(kind: type[Record]) -> Table:
@@ -66,34 +59,6 @@ def _table(kind: type[Record]) -> Table:
 
 
 TABLES: dict[str, Table] = {kind.KIND: _table(kind) for kind in RECORD_TYPES}
-
-
-@dataclass(frozen=True)
-class Statements:
-    """What is done with one record, put together once: that costs more than running it.
-
-    The parameter of each is ``record_id``; ``insert`` and ``update`` also take the columns.
-    """
-
-    body: Select[str]
-    version: Select[int]
-    insert: Insert
-    update: Update
-    delete: Delete
-
-
-def _statements(table: Table) -> Statements:
-    this_record = table.c.id == bindparam("record_id")
-    return Statements(
-        body=select(table.c.body).where(this_record),
-        version=select(table.c.version).where(this_record),
-        insert=insert(table).values(id=bindparam("record_id")),
-        update=update(table).where(this_record),
-        delete=delete(table).where(this_record),
-    )
-
-
-STATEMENTS: dict[str, Statements] = {kind: _statements(table) for kind, table in TABLES.items()}
 
 
 @dataclass(frozen=True)
@@ -125,7 +90,7 @@ def prepare(connection: Connection, name: str) -> Installation:
         version = int(values["schema_version"])
         installation = Installation(
             id=str(uuid.UUID(values["installation_id"])),
-            last_version=int(values["last_version"]),
+            last_version=int(values[LAST_VERSION]),
             fresh=False,
         )
     except (KeyError, ValueError) as error:
@@ -141,11 +106,6 @@ def prepare(connection: Connection, name: str) -> Installation:
     return installation
 
 
-def remember_version(connection: Connection, version: int) -> None:
-    """Keep, in the same transaction as the records, that versions up to this one are given."""
-    connection.execute(update(meta).where(meta.c.key == "last_version").values(value=str(version)))
-
-
 def _make(connection: Connection) -> Installation:
     metadata.create_all(connection)
     installation = Installation(id=str(uuid.uuid4()), last_version=0, fresh=True)
@@ -154,7 +114,7 @@ def _make(connection: Connection) -> Installation:
         [
             {"key": "schema_version", "value": str(SCHEMA_VERSION)},
             {"key": "installation_id", "value": installation.id},
-            {"key": "last_version", "value": str(installation.last_version)},
+            {"key": LAST_VERSION, "value": str(installation.last_version)},
         ],
     )
     return installation

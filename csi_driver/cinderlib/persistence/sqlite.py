@@ -6,9 +6,10 @@ wait for the writer) that is flushed at every commit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ BUSY_TIMEOUT_S = 10.0
 
 READERS = 16
 """Connections that are kept open for reading; more are opened when needed."""
+
+ERRORS = (SQLAlchemyError, sqlite3.Error)
+"""What SQLAlchemy raises, and the driver when it is used without it."""
+
+# IMMEDIATE: what is read before the first write is still true when it is written.
+_BEGIN = "BEGIN IMMEDIATE"
 
 # SQLite primary result codes that mean the content, not the circumstances.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -65,6 +72,27 @@ def open_in_memory() -> Engines:
     return Engines(engine, engine)
 
 
+@contextlib.contextmanager
+def reading(engines: Engines) -> Iterator[Any]:
+    """A cursor of the database's driver, to read with."""
+    with contextlib.closing(engines.reader.raw_connection()) as connection:
+        yield connection.cursor()
+
+
+@contextlib.contextmanager
+def writing(engines: Engines) -> Iterator[Any]:
+    """A cursor of the database's driver, in a transaction that is on disk at the end.
+
+    Nothing of it is kept when the block or the commit fails: a connection that goes
+    back to its pool is rolled back.
+    """
+    with contextlib.closing(engines.writer.raw_connection()) as connection:
+        cursor = connection.cursor()
+        cursor.execute(_BEGIN)
+        yield cursor
+        connection.commit()
+
+
 def create_private(path: Path) -> None:
     """Make the file if it is not there, for its owner's eyes only, with its directory.
 
@@ -87,7 +115,7 @@ def why_damaged(engines: Engines) -> str | None:
     return None if answer == "ok" else str(answer)
 
 
-def explain(error: SQLAlchemyError, name: str) -> CinderCSIError:
+def explain(error: Exception, name: str) -> CinderCSIError:
     """The store error that a database error means; ``name`` is how it calls the database."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
@@ -106,5 +134,4 @@ def _on_connect(*pragmas: str) -> Callable[[Any, Any], None]:
 
 
 def _begin(connection: Any) -> None:
-    # IMMEDIATE: what is read before the first write is still true when it is written.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql(_BEGIN)
