@@ -36,6 +36,7 @@ from csi_driver.cinderlib.persistence.records import (
 from csi_driver.cinderlib.runtime import bootstrap, drivers, locks, ovo
 from csi_driver.cinderlib.runtime.calls import Call
 from csi_driver.cinderlib.runtime.directory import Member, directory
+from csi_driver.cinderlib.runtime.removal import Kind, Removal, removal
 from csi_driver.cinderlib.stats import BackendStats, PoolStats, normalised
 
 LOG = logging.getLogger(__name__)
@@ -114,6 +115,10 @@ class VolumeManager:
         """
         local = getattr(self.driver, "accessible_from_host_only", False)
         return self._host if local else None
+
+    def what_removal_proves(self, kind: Kind) -> Removal:
+        """What it proves to delete an attempt of which only the Cinder id is known."""
+        return removal(self.driver, kind)
 
     def option(self, name: str) -> Any:
         """The value of one of the backend's options; None for one it does not have."""

@@ -4,7 +4,8 @@ Shared by the creation of volumes and of snapshots.  Every attempt has a Cinder 
 of its own, recorded before the driver is called.  When an attempt fails and may
 have had effect, it is undone at once; when the undo fails too, or the process
 dies in between, the record keeps the id as a *suspect*, which the next attempt
-removes before it makes anything.  A suspect is never adopted.
+removes before it makes anything.  A suspect is never adopted.  One that no answer of
+the driver proves absent is reported (:mod:`~csi_driver.controller.orphans`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.controller import errors, ids
+from csi_driver.controller import errors, ids, orphans
 from csi_driver.controller.backends import DriverCallFailed, as_error, attempt
 from csi_driver.controller.context import ControllerContext
 
@@ -67,14 +68,15 @@ def make(
 def remove_suspects(
     context: ControllerContext, running: Running, record: M, remove: Callable[[M], object]
 ) -> M:
-    """Remove what earlier attempts may have left, until it is proved absent.
+    """Remove what earlier attempts may have left, until it is proved absent or reported.
 
     :raises OutcomeUnknown: the backend would not remove one; the record keeps it.
     """
     for suspect in record.suspects:
         running.at(f"removing what attempt {suspect} may have left")
+        lost = msgspec.structs.replace(record, cinder_id=suspect, provider={})
         try:
-            _remove_one(msgspec.structs.replace(record, cinder_id=suspect, provider={}), remove)
+            _remove_lost(context, lost, remove)
         except DriverCallFailed as failed:
             context.note(record, failed.failure.message)
             raise errors.OutcomeUnknown(
@@ -98,11 +100,16 @@ def unmake(
         to what it was when it is certain that the backend did nothing.
     """
     before = record.phase
-    record = context.write(record, operation, "backend", phase=Phase.DELETING)
+    suspects: tuple[str, ...] = record.suspects
+    if before is Phase.CREATING:
+        suspects = (*suspects, record.cinder_id)
+    record = context.write(record, operation, "backend", phase=Phase.DELETING, suspects=suspects)
     record = remove_suspects(context, running, record, remove)
     running.at("backend delete")
     try:
-        attempt(f"Deleting {record.KIND} {record.name!r}", lambda: remove(record))
+        # What was never finished is a suspect, and dealt with.
+        if record.cinder_id not in suspects:
+            _remove(record, remove)
     except DriverCallFailed as failed:
         if failed.failure.may_have_effect or before is not Phase.AVAILABLE:
             context.note(record, failed.failure.message)
@@ -138,7 +145,7 @@ def _undo(
 ) -> None:
     if failed.failure.may_have_effect:
         try:
-            _remove_one(record, remove)
+            _remove_lost(context, record, remove)
         except DriverCallFailed as again:
             context.note(record, failed.failure.message)
             raise errors.OutcomeUnknown(
@@ -148,9 +155,31 @@ def _undo(
     context.erase(record, kind, "undone")
 
 
-def _remove_one(record: M, remove: Callable[[M], object]) -> None:
+def _remove_lost(context: ControllerContext, lost: M, remove: Callable[[M], object]) -> None:
+    """Remove an attempt of which only the Cinder id is known; report it if that proves nothing.
+
+    :raises DriverCallFailed: it may be there, and another try may tell.
+    """
+    backend = context.backends.of_record(lost.backend)
+    removal = backend.manager.what_removal_proves("volume" if lost.KIND == "volume" else "snapshot")
+    failed: DriverCallFailed | None = None
     try:
-        attempt(f"Removing {record.cinder_id} from {record.backend}", lambda: remove(record))
+        attempt(f"Removing {lost.cinder_id} from {lost.backend}", lambda: remove(lost))
+    except DriverCallFailed as error:
+        failed = error
+    failure = failed.failure if failed else None
+    tries = lost.operation.attempts if lost.operation else 1
+    verdict = orphans.verdict(removal.proof, failure, tries)
+    if verdict is orphans.Verdict.ORPHAN:
+        orphans.record(context.store, lost, removal, failure, context.clock())
+    elif failed is not None and verdict is orphans.Verdict.AGAIN:
+        raise failed
+
+
+def _remove(record: M, remove: Callable[[M], object]) -> None:
+    """Delete a finished object; what the driver knows to be gone was deleted before."""
+    try:
+        attempt(f"Deleting {record.KIND} {record.name!r}", lambda: remove(record))
     except DriverCallFailed as failed:
         if failed.failure.kind is not FailureKind.NOT_FOUND:
             raise

@@ -10,6 +10,7 @@ from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     VolumeRecord,
 )
+from csi_driver.controller import orphans
 from csi_driver.controller.attachments import Attachments
 from csi_driver.controller.backends import DriverCallFailed, attempt
 from csi_driver.controller.context import ControllerContext
@@ -40,6 +41,7 @@ class ControllerService:
         Called once, before any RPC is served.  A backend that does not answer delays
         only its own objects.
         """
+        orphans.warn_of_all(self._context.store)
         self.ensure_exports()
         self.repair.start()
 

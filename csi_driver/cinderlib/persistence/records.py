@@ -177,6 +177,25 @@ class TombstoneRecord(Record, frozen=True, kw_only=True):
     incarnation: int
 
 
+class OrphanRecord(Record, frozen=True, kw_only=True):
+    """Something that may be left on a backend, of which no proof could be had.
+
+    ``id`` is the Cinder id that the driver was given, ``kind`` "volume" or "snapshot";
+    ``csi_id`` and ``name`` are those of the object that an attempt was made for.
+    ``since`` is seconds since the epoch.  Removed by the administrator only.
+    """
+
+    KIND: ClassVar[str] = "orphan"
+    INDEXED: ClassVar[tuple[str, ...]] = ("backend",)
+
+    kind: str
+    backend: str
+    name: str
+    csi_id: str
+    since: float
+    reason: str
+
+
 class KeyValueRecord(Record, frozen=True, kw_only=True):
     """A free entry: ``id`` is the key."""
 
@@ -190,6 +209,7 @@ RECORD_TYPES: tuple[type[Record], ...] = (
     SnapshotRecord,
     ConnectionRecord,
     TombstoneRecord,
+    OrphanRecord,
     KeyValueRecord,
 )
 """Every record type, for stores that prepare a place for each."""

@@ -61,6 +61,10 @@ def _table(kind: type[Record]) -> Table:
 TABLES: dict[str, Table] = {kind.KIND: _table(kind) for kind in RECORD_TYPES}
 
 
+ADDED_LATER = frozenset({TABLES["orphan"].name})
+"""Tables that stores of version 1 may lack: made when such a store is opened."""
+
+
 @dataclass(frozen=True)
 class Installation:
     """What ``meta`` says; ``fresh`` when it was written just now."""
@@ -100,9 +104,10 @@ def prepare(connection: Connection, name: str) -> Installation:
             f"The record store {name} has schema version {version};"
             f" this program knows {SCHEMA_VERSION}"
         )
-    missing = sorted({table.name for table in TABLES.values()} - found)
+    missing = sorted({table.name for table in TABLES.values()} - found - ADDED_LATER)
     if missing:
         raise StoreCorrupt(f"The record store {name} lacks the tables {', '.join(missing)}")
+    metadata.create_all(connection)
     return installation
 
 
