@@ -37,6 +37,7 @@ from csi_driver.controller.values import PublishVolume
 from csi_driver.controller.volumes import done
 
 _UNPUBLISH = "ControllerUnpublishVolume"
+_RESUME = "removal of an unfinished attachment"
 
 
 class Attachments:
@@ -155,7 +156,7 @@ class Attachments:
             context.erase(record, "publish", "undone")
             raise as_error(failed) from failed
         if changed != volume:
-            volume = context.store.put(changed)
+            volume = context.update(changed, "publish", "exported")
         try:
             sealed = self._seal(volume, connected)
         except PublishContextTooLarge as error:
@@ -229,13 +230,23 @@ class Attachments:
             found = [one] if one else []
         else:
             found = context.connections(volume_id)
-        return [self._start_unpublish(record) for record in found] or [done(None)]
+        return [self._start_unpublish(record, _UNPUBLISH) for record in found] or [done(None)]
 
-    def _start_unpublish(self, record: ConnectionRecord) -> Future[None]:
+    def resume(self, record: ConnectionRecord) -> Future[None]:
+        """Remove a connection whose publish or unpublish nobody runs any more.
+
+        A caller may have finished it since ``record`` was read: then nothing is done.
+        For that reason no ControllerUnpublishVolume joins this call.
+
+        :raises OperationInProgress: another operation runs on the connection.
+        """
+        return self._start_unpublish(record, _RESUME)
+
+    def _start_unpublish(self, record: ConnectionRecord, kind: str) -> Future[None]:
         backend = self._context.backends.of_record(record.backend)
         return self._context.inflight.start(
             record.id,
-            _UNPUBLISH,
+            kind,
             None,
             lambda running: self._unpublish(running, record.volume_id, record.id, backend),
             backend.detach,
@@ -249,7 +260,7 @@ class Attachments:
         running.at("waiting for other connections of the volume")
         with context.attachments.holding(volume_id):
             record = context.store.get(ConnectionRecord, connection_id)
-            if record is None:
+            if record is None or (running.kind == _RESUME and record.operation is None):
                 return
             volume = context.volume(volume_id)
             others = [c for c in context.connections(volume_id) if c.id != connection_id]
@@ -269,7 +280,7 @@ class Attachments:
                     ) from failed
                 changed = volume
             if changed != volume:
-                context.store.put(changed)
+                context.update(changed, "unpublish", "unexported")
             context.erase(record, "unpublish", "gone")
 
 

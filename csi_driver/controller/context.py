@@ -116,6 +116,18 @@ class ControllerContext:
         self.store.delete(record)
         faults.reach(f"{kind}/{step}/{RECORDED}")
 
+    def update(self, volume: VolumeRecord, kind: str, step: str) -> VolumeRecord:
+        """Store a volume as the driver changed it at a step of an operation on a connection.
+
+        :raises StoreUnavailable: nothing was stored.
+        :raises RecordConflict: somebody else changed the volume.
+        """
+        point = f"{kind}/{step_of(kind, step).name}"
+        faults.reach(f"{point}/{WRITE}", StoreUnavailable)
+        stored = self.store.put(volume)
+        faults.reach(f"{point}/{RECORDED}")
+        return stored
+
     def note(self, record: W, error: str) -> W:
         """Keep the error in the record's operation, for people and for the repair loop."""
         operation = record.operation
@@ -155,9 +167,11 @@ class ControllerContext:
     def bury(self, operation: str, record: M) -> None:
         """Remove the record of a deleted object; its name's next use is a new incarnation.
 
-        The tombstone comes first: a crash in between leaves a record whose deletion
-        is done again.
+        The record goes last: a crash before leaves one whose deletion is done again, so
+        that neither the tombstone nor what nodes confirmed is left behind or missed.
         """
+        if isinstance(record, VolumeRecord):
+            self.nodes.forget(record.id)
         key = ids.tombstone_id(self.store.installation_id, record.KIND, record.name)
         point = f"{operation}/tombstone"
         faults.reach(f"{point}/{WRITE}", StoreUnavailable)

@@ -43,12 +43,15 @@ class Recovery(StrEnum):
 class Step:
     """A recorded step: its name, and what recovers an object left there.
 
-    ``after_failure``: it is reached only when the driver call failed.
+    ``after_failure``: it is reached only when the driver call failed.  ``on_change``:
+    only when the driver changed the volume in a call on its connection; it is then the
+    volume that is stored, while the connection's record stays at the step before.
     """
 
     name: str
     recovery: Recovery
     after_failure: bool = False
+    on_change: bool = False
 
 
 _UNDONE = Step("undone", Recovery.FINAL, after_failure=True)
@@ -74,8 +77,17 @@ OPERATIONS: dict[str, tuple[Step, ...]] = {
     "delete-snapshot": _REMOVE,
     "extend": (Step("backend", Recovery.REDO), Step("available", Recovery.FINAL), _UNDONE),
     "revert": (Step("backend", Recovery.REDO), Step("available", Recovery.FINAL), _UNDONE),
-    "publish": (Step("backend", Recovery.UNDO), Step("attached", Recovery.FINAL), _UNDONE),
-    "unpublish": (Step("backend", Recovery.REDO), Step("gone", Recovery.FINAL)),
+    "publish": (
+        Step("backend", Recovery.UNDO),
+        Step("exported", Recovery.UNDO, on_change=True),
+        Step("attached", Recovery.FINAL),
+        _UNDONE,
+    ),
+    "unpublish": (
+        Step("backend", Recovery.REDO),
+        Step("unexported", Recovery.REDO, on_change=True),
+        Step("gone", Recovery.FINAL),
+    ),
 }
 """Operation -> its steps in order.  A step's record is written before its effect."""
 

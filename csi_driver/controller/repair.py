@@ -119,7 +119,7 @@ class Repair:
         """Start what the table says; raises what the use case raises."""
         if isinstance(record, ConnectionRecord):
             # UNDO of a publish and REDO of an unpublish are the same call.
-            return list(self._attachments.unpublish(record.volume_id, record.node_id))
+            return [self._attachments.resume(record)]
         if recovery_of(record) is Recovery.SUSPECT:
             return [self._abandon(record)]
         if isinstance(record, SnapshotRecord):
@@ -128,7 +128,7 @@ class Repair:
             return [self._volumes.delete(record.id)]
         operation = record.operation
         if operation is not None and operation.kind == "revert":
-            return [self._reverts.revert(record.id, operation.snapshot_id)]
+            return [self._reverts.resume(record.id, operation.snapshot_id)]
         target = operation.size_gib if operation is not None else record.size_gib
         wish = ExpandVolume(volume_id=record.id, required_bytes=target * GIB)
         return [self._volumes.expand(wish)]

@@ -22,6 +22,7 @@ from csi_driver.controller.backends import (
 from csi_driver.controller.context import ControllerContext
 
 OPERATION = "revert"
+_RESUME = "completion of an unfinished revert"
 
 
 class Reverts:
@@ -38,13 +39,26 @@ class Reverts:
         :raises VolumeInUse: the volume is published.
         :raises OperationInProgress: another operation runs on volume or snapshot.
         """
+        return self._start(volume_id, snapshot_id, OPERATION)
+
+    def resume(self, volume_id: str, snapshot_id: str) -> Future[None]:
+        """Finish a revert that nobody runs any more.
+
+        Somebody may have finished it since, and the volume may hold new data: then
+        nothing is done.  For that reason no :meth:`revert` joins this call.
+
+        :raises CinderCSIError: as :meth:`revert`.
+        """
+        return self._start(volume_id, snapshot_id, _RESUME)
+
+    def _start(self, volume_id: str, snapshot_id: str, kind: str) -> Future[None]:
         context = self._context
         volume = context.volume(volume_id)
         self._snapshot(volume, snapshot_id)
         backend = context.backends.of_record(volume.backend)
         return context.inflight.start(
             volume_id,
-            OPERATION,
+            kind,
             snapshot_id,
             lambda running: self._revert(running, volume_id, snapshot_id, backend),
             backend.work,
@@ -64,6 +78,8 @@ class Reverts:
     ) -> None:
         context = self._context
         volume = context.volume(volume_id)
+        if running.kind == _RESUME and volume.phase is not Phase.REVERTING:
+            return
         snapshot = self._snapshot(volume, snapshot_id)
         if volume.phase not in (Phase.AVAILABLE, Phase.REVERTING):
             raise OperationInProgress(f"Volume {volume_id} is {volume.phase}")

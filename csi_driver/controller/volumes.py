@@ -199,7 +199,6 @@ class Volumes:
             return
         self._refuse_in_use(record)
         attempts.unmake(context, running, record, "delete", backend.manager.delete_volume)
-        context.nodes.forget(volume_id)
         backend.forget_stats()
 
     def _refuse_in_use(self, record: VolumeRecord) -> None:

@@ -124,7 +124,7 @@ class FaultPoint:
 
     def __str__(self) -> str:
         """Its name for :func:`csi_driver.base.faults.reach`."""
-        return f"{self.operation}/{self.step.name}/{self.moment}"
+        return f"node/{self.operation}/{self.step.name}/{self.moment}"
 
 
 def fault_points() -> list[FaultPoint]:

@@ -124,6 +124,12 @@ class DriverProcess:
         self._process = None
         return process.wait()
 
+    def wait(self) -> int:
+        """Wait for the process to end by itself, and return its exit code."""
+        code = self._running().wait(STOP_SECONDS)
+        self._process = None
+        return code
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("the driver process is not running; call start() first")

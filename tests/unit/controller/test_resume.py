@@ -145,6 +145,65 @@ def test_an_attach_that_was_begun_is_taken_up_by_the_retry(bench):
     assert again != sealed
 
 
+def between_reading_and_repair(bench: ControllerBench, monkeypatch, kind, happen) -> None:
+    """Let something happen when a repair round has read the pending records of a kind."""
+    read = bench.store.list
+
+    def read_and_go_on(asked, **selection):
+        found = read(asked, **selection)
+        if asked is kind and selection.get("where") == {"pending": "yes"}:
+            monkeypatch.setattr(bench.store, "list", read)
+            happen()
+        return found
+
+    monkeypatch.setattr(bench.store, "list", read_and_go_on)
+    for future in bench.service.repair.round(float("inf")):
+        future.result(WAIT)
+
+
+def test_a_repair_leaves_alone_what_the_caller_has_attached_meanwhile(bench, monkeypatch):
+    volume_id = bench.create().volume_id
+    bench.publish(volume_id)
+    leave(bench, ConnectionRecord, f"{volume_id}/n1", Phase.ATTACHING)
+    between_reading_and_repair(
+        bench, monkeypatch, ConnectionRecord, lambda: bench.publish(volume_id)
+    )
+    assert len(bench.managers[0].driver.connected) > 0
+    assert [c.phase for c in bench.store.list(ConnectionRecord)] == [Phase.ATTACHED]
+
+
+def test_a_repair_does_not_revert_what_was_reverted_meanwhile(bench, monkeypatch):
+    volume_id = bench.create().volume_id
+    cut = bench.snapshot(volume_id).snapshot_id
+    begun = Operation(kind="revert", step="backend", since=1.0, owner="another/1", snapshot_id=cut)
+    record = msgspec.structs.replace(
+        bench.record(volume_id), phase=Phase.REVERTING, operation=begun
+    )
+    bench.store.put(record)
+    between_reading_and_repair(
+        bench,
+        monkeypatch,
+        VolumeRecord,
+        lambda: bench.service.reverts.revert(volume_id, cut).result(WAIT),
+    )
+    assert bench.faults().operations().count("revert_to_snapshot") == 1
+
+
+def test_an_unpublish_does_not_take_a_repair_for_its_own(bench):
+    volume_id = bench.create().volume_id
+    bench.publish(volume_id)
+    leave(bench, ConnectionRecord, f"{volume_id}/n1", Phase.ATTACHING)
+    gate = bench.hold("terminate_connection")
+    (repair,) = bench.service.repair.round(float("inf"))
+    gate.wait_until_entered()
+    with Refused(Code.ABORTED, "removal of an unfinished attachment"):
+        bench.unpublish(volume_id)
+    gate.release()
+    repair.result(WAIT)
+    bench.unpublish(volume_id)
+    assert bench.store.list(ConnectionRecord) == []
+
+
 def test_an_extension_that_was_begun_is_done_again(bench):
     volume_id = bench.create().volume_id
     record = bench.record(volume_id)
