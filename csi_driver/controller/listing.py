@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import TypeVar
 
 from csi_driver.base.errors import InvalidRequest
@@ -22,7 +23,7 @@ from csi_driver.controller import capabilities, errors, parameters
 from csi_driver.controller.backends import ControllerBackend
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.values import Capacity, Page, VolumeAnswer
-from csi_driver.controller.volumes import answer, refuse_unreachable
+from csi_driver.controller.volumes import done, refuse_unreachable
 
 R = TypeVar("R", VolumeRecord, SnapshotRecord)
 
@@ -49,10 +50,7 @@ class Listing:
         )
         records, next_token = _cut(records, max_entries)
         published = self._published(records)
-        reach = {
-            name: self._context.backends.of_record(name).accessible_from()
-            for name in {record.backend for record in records}
-        }
+        reach = {name: self._reach(name) for name in {record.backend for record in records}}
         return Page(
             volumes=tuple(
                 VolumeAnswer(
@@ -64,6 +62,17 @@ class Listing:
             ),
             next_token=next_token,
         )
+
+    def _reach(self, backend: str) -> tuple[Topology, ...]:
+        """Where a backend is accessible from; nothing is known of one that is configured no more.
+
+        Its volumes are listed all the same: they exist, and a caller that missed them here
+        would take them for deleted.
+        """
+        try:
+            return self._context.backends.of_record(backend).accessible_from()
+        except errors.BackendUnavailable:
+            return ()
 
     def _published(self, records: Sequence[VolumeRecord]) -> dict[str, tuple[str, ...]]:
         """Nodes by volume, read as one range: connection ids begin with the volume's."""
@@ -87,10 +96,10 @@ class Listing:
 
         :raises VolumeNotFound: there is no such volume.
         """
-        found = answer(self._context, self._context.volume(volume_id))
+        found = self._context.volume(volume_id)
         nodes = tuple(c.node_id for c in self._context.connections(volume_id))
         return VolumeAnswer(
-            volume=found.volume, accessible_from=found.accessible_from, published_to=nodes
+            volume=found, accessible_from=self._reach(found.backend), published_to=nodes
         )
 
     def snapshot(self, snapshot_id: str) -> SnapshotRecord:
@@ -128,49 +137,61 @@ class Listing:
         given: Mapping[str, str],
         wanted: Sequence[VolumeCapability],
         topology: Topology | None,
-    ) -> Capacity:
+    ) -> Future[Capacity]:
         """CSI GetCapacity for the class's backend and pool.
 
         A capability that cannot be had, or a topology that does not reach the
-        backend, has no room at all.
+        backend, has no room at all.  The backend is asked on its own pool of threads.
 
-        :raises InvalidRequest: unknown parameter, backend or pool.
-        :raises BackendUnavailable: the backend does not answer.
+        :raises InvalidRequest: unknown parameter or backend; from the future: unknown pool.
+        :raises BackendUnavailable: from the future: the backend does not answer.
         """
         chosen = parameters.parse(given, parameters.VOLUME_PARAMETERS)
         backend = self._context.backends.named(chosen.backend)
-        multiattach = backend.manager.multiattach
-        if any(capabilities.problem(c, multiattach=multiattach) for c in wanted):
-            return Capacity(available_bytes=0)
-        if topology is not None:
-            try:
-                refuse_unreachable((topology,), backend.accessible_from(), backend.name)
-            except errors.TopologyUnreachable:
-                return Capacity(available_bytes=0)
-        return _capacity(backend, chosen.pool)
+        return backend.work.submit(_capacity_for, backend, chosen.pool, wanted, topology)
 
     def unsupported(
         self,
         volume_id: str,
         wanted: Sequence[VolumeCapability],
         given: Mapping[str, str],
-    ) -> str:
+    ) -> Future[str]:
         """CSI ValidateVolumeCapabilities: why they cannot be confirmed; '' when they can.
 
         :raises VolumeNotFound: there is no such volume.
+        :raises BackendUnavailable: its backend is not configured; from the future: it does
+            not answer.
         """
         record = self._context.volume(volume_id)
         if not wanted:
             raise InvalidRequest("volume_capabilities is missing")
-        backend = self._context.backends.of_record(record.backend)
-        for capability in wanted:
-            reason = capabilities.problem(capability, multiattach=backend.manager.multiattach)
-            if reason:
-                return reason
         chosen = parameters.parse(given, parameters.VOLUME_PARAMETERS).chosen
         if chosen and chosen != record.request.get("parameters"):
-            return "the volume was made with other parameters"
-        return ""
+            return done("the volume was made with other parameters")
+        backend = self._context.backends.of_record(record.backend)
+        return backend.work.submit(_problem_of, backend, wanted)
+
+
+def _problem_of(backend: ControllerBackend, wanted: Sequence[VolumeCapability]) -> str:
+    multiattach = backend.stats().multiattach
+    problems = (capabilities.problem(c, multiattach=multiattach) for c in wanted)
+    return next((problem for problem in problems if problem), "")
+
+
+def _capacity_for(
+    backend: ControllerBackend,
+    pool: str,
+    wanted: Sequence[VolumeCapability],
+    topology: Topology | None,
+) -> Capacity:
+    if _problem_of(backend, wanted):
+        return Capacity(available_bytes=0)
+    if topology is not None:
+        try:
+            refuse_unreachable((topology,), backend.accessible_from(), backend.name)
+        except errors.TopologyUnreachable:
+            return Capacity(available_bytes=0)
+    return _capacity(backend, pool)
 
 
 def _capacity(backend: ControllerBackend, pool: str) -> Capacity:

@@ -118,9 +118,10 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         """CSI ValidateVolumeCapabilities."""
         volume_id = fields.required(request.volume_id, "volume_id")
         wanted = tuple(fields.capability(message) for message in request.volume_capabilities)
-        reason = await self._plan(
+        future = await self._plan(
             self.service.listing.unsupported, volume_id, wanted, dict(request.parameters)
         )
+        reason = await asyncio.wrap_future(future)
         if reason:
             return pb.ValidateVolumeCapabilitiesResponse(message=reason)
         return pb.ValidateVolumeCapabilitiesResponse(
@@ -165,9 +166,10 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         topology = None
         if request.HasField("accessible_topology"):
             topology = Topology(segments=dict(request.accessible_topology.segments))
-        found = await self._plan(
+        future = await self._plan(
             self.service.listing.capacity, dict(request.parameters), wanted, topology
         )
+        found = await asyncio.wrap_future(future)
         response = pb.GetCapacityResponse(
             available_capacity=found.available_bytes, minimum_volume_size=Int64Value(value=GIB)
         )
