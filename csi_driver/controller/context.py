@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from csi_driver.base import faults
+from csi_driver.base.errors import OperationInProgress
 from csi_driver.base.inflight import InFlight
 from csi_driver.base.sealing import KeyRing
 from csi_driver.base.values import FormattingState
@@ -21,11 +22,10 @@ from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Operation,
     SnapshotRecord,
-    TombstoneRecord,
     VolumeRecord,
 )
 from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore, StoreUnavailable
-from csi_driver.controller import errors, ids
+from csi_driver.controller import errors, names
 from csi_driver.controller.backends import Backends
 from csi_driver.controller.operations import RECORDED, WRITE, AnyRecord, Recovery, step_of
 from csi_driver.controller.ports import NodeDirectory
@@ -75,7 +75,8 @@ class ControllerContext:
 
     ``inflight`` keeps one operation on an object at a time; ``attachments`` locks
     a volume while its connections are planned and changed, so that connections of
-    one volume to several nodes take turns.
+    one volume to several nodes take turns; ``naming`` locks a name while a new object
+    takes it.
     """
 
     store: RecordStore
@@ -86,6 +87,7 @@ class ControllerContext:
     topology_key: str
     inflight: InFlight = field(default_factory=InFlight)
     attachments: KeyedLocks = field(default_factory=KeyedLocks)
+    naming: KeyedLocks = field(default_factory=KeyedLocks)
     clock: Callable[[], float] = time.time
 
     # -- records, step by step -------------------------------------------------
@@ -159,10 +161,21 @@ class ControllerContext:
 
     def identify(self, kind: str, name: str) -> tuple[str, int]:
         """The id and incarnation that a name has now."""
-        installation = self.store.installation_id
-        tombstone = self.store.get(TombstoneRecord, ids.tombstone_id(installation, kind, name))
-        incarnation = tombstone.incarnation + 1 if tombstone else 1
-        return ids.object_id(installation, kind, incarnation, name), incarnation
+        return names.identify(self.store, kind, name)
+
+    def begin(self, record: M, kind: str) -> M:
+        """Store the record of a new object as the first step of an operation.
+
+        :raises OperationInProgress: the name has another id than when the call began:
+            an object of that name was made or deleted meanwhile.
+        """
+        with self.naming.holding(f"{record.KIND}/{record.name}"):
+            if self.identify(record.KIND, record.name)[0] != record.id:
+                raise OperationInProgress(
+                    f"Another call made or deleted the {record.KIND} {record.name!r} meanwhile",
+                    advice="Retry; the call plans again",
+                )
+            return self.write(record, kind, "backend")
 
     def bury(self, operation: str, record: M) -> None:
         """Remove the record of a deleted object; its name's next use is a new incarnation.
@@ -172,14 +185,9 @@ class ControllerContext:
         """
         if isinstance(record, VolumeRecord):
             self.nodes.forget(record.id)
-        key = ids.tombstone_id(self.store.installation_id, record.KIND, record.name)
         point = f"{operation}/tombstone"
         faults.reach(f"{point}/{WRITE}", StoreUnavailable)
-        known = self.store.get(TombstoneRecord, key)
-        if known is None:
-            self.store.put(TombstoneRecord(id=key, incarnation=record.incarnation))
-        elif known.incarnation < record.incarnation:
-            self.store.put(msgspec.structs.replace(known, incarnation=record.incarnation))
+        names.bury(self.store, record, self.clock())
         faults.reach(f"{point}/{RECORDED}")
         self.erase(record, operation, "gone")
 

@@ -15,7 +15,8 @@ def object_id(installation_id: str, kind: str, incarnation: int, name: str) -> s
     """The CSI id of a volume or snapshot, a lower-case UUID.
 
     :param kind: "volume" or "snapshot".
-    :param incarnation: 1 for the first use of the name.
+    :param incarnation: greater for every further use of the name; where it comes from
+        stands in :mod:`~csi_driver.controller.names`.
     """
     return _derive(installation_id, kind, str(incarnation), name)
 

@@ -15,6 +15,7 @@ from csi_driver.controller.attachments import Attachments
 from csi_driver.controller.backends import DriverCallFailed, attempt
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.listing import Listing
+from csi_driver.controller.pruning import Pruning
 from csi_driver.controller.repair import Repair
 from csi_driver.controller.reverts import Reverts
 from csi_driver.controller.snapshots import Snapshots
@@ -34,6 +35,7 @@ class ControllerService:
         self.reverts = Reverts(context)
         self.listing = Listing(context)
         self.repair = Repair(context, self.volumes, self.snapshots, self.attachments, self.reverts)
+        self.pruning = Pruning(context)
 
     def start(self) -> None:
         """Export what is attached again, and begin to repair what an earlier process left.
@@ -44,6 +46,7 @@ class ControllerService:
         orphans.warn_of_all(self._context.store)
         self.ensure_exports()
         self.repair.start()
+        self.pruning.start()
 
     def ensure_exports(self) -> None:
         """Cinder's manager does the same at start (``VolumeManager.init_host``)."""
@@ -72,6 +75,7 @@ class ControllerService:
         What still runs is recorded: the next process takes it up.
         """
         self.repair.stop()
+        self.pruning.stop()
         return self._context.inflight.close(seconds)
 
     def close(self) -> None:

@@ -80,7 +80,7 @@ class Snapshots:
             raise OperationInProgress(f"Volume {volume.id} is {volume.phase}")
         volume = context.formatting_at_cut(volume)
         if record is None:
-            record = context.write(
+            record = context.begin(
                 SnapshotRecord(
                     id=snapshot_id,
                     name=request.name,
@@ -95,7 +95,6 @@ class Snapshots:
                     metadata=chosen.metadata,
                 ),
                 "snapshot",
-                "backend",
             )
         else:
             record = attempts.next_attempt(context, record, "snapshot")

@@ -120,7 +120,7 @@ class Volumes:
                 attempts.abandon(context, running, record, kind, backend.manager.delete_volume)
             raise
         if record is None:
-            record = context.write(
+            record = context.begin(
                 VolumeRecord(
                     id=volume_id,
                     name=request.name,
@@ -138,7 +138,6 @@ class Volumes:
                     multiattach=capabilities.wants_multiattach(request.capabilities),
                 ),
                 kind,
-                "backend",
             )
         else:
             # Its source may have grown since.

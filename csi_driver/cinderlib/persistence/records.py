@@ -170,11 +170,13 @@ class TombstoneRecord(Record, frozen=True, kw_only=True):
     """How often a CSI name was used: ``id`` is derived from kind and name.
 
     ``incarnation`` is the last one that was deleted; the next one is one more.
+    ``deleted_at`` is seconds since the epoch; old tombstones are pruned.
     """
 
     KIND: ClassVar[str] = "tombstone"
 
     incarnation: int
+    deleted_at: float = 0.0
 
 
 class OrphanRecord(Record, frozen=True, kw_only=True):
