@@ -121,7 +121,7 @@ def _prune(directory: Path, ring: Ring, uses: Counter[str]) -> None:
     for key_id in sorted(before.keys.keys() - after.keys.keys()):
         typer.echo(f"{ring}: key {key_id} removed")
     for key_id in sorted(after.keys.keys() - {after.current}):
-        typer.echo(f"{ring}: key {key_id} stays: {uses[key_id]} volumes are published with it")
+        typer.echo(f"{ring}: key {key_id} stays, volumes published with it: {uses[key_id]}")
     if after == before:
         typer.echo(f"{ring}: nothing to remove")
 
@@ -168,7 +168,7 @@ def _reseal(directory: Path) -> None:
     if store is None:
         return
     try:
-        typer.echo(f"records: {store.reseal()} records sealed anew")
+        typer.echo(f"records: sealed anew: {store.reseal()}")
     finally:
         store.close()
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from csi_driver.base.errors import InvalidRequest, SealError
+from csi_driver.base.masking import SECRETS
 from csi_driver.base.publish_context import (
     KEY,
     LIMIT_BYTES,
@@ -20,6 +21,7 @@ from csi_driver.base.values import Formatting, PublishContext
 
 KEYS = KeyRing.generate()
 DRIVER = "csi.example.org"
+BINDING = (DRIVER, "vol-1", "node-1")
 
 
 def context(**data: object) -> PublishContext:
@@ -83,3 +85,14 @@ def test_connection_info_that_cannot_fit_is_refused_with_advice():
     ]
     with pytest.raises(PublishContextTooLarge, match="fewer portals"):
         seal(context(target_portals=portals), KEYS, DRIVER)
+
+
+@pytest.mark.parametrize("side", ["controller", "node"])
+def test_its_passwords_are_masked_in_what_either_side_says_from_then_on(side: str):
+    password = f"password-that-the-{side}-knows"
+    sealed = {KEY: KEYS.seal(msgspec.json.encode(context(auth_password=password)), BINDING)}
+    if side == "controller":
+        seal(context(auth_password=password), KEYS, DRIVER)
+    else:
+        open_context(sealed, KEYS, *BINDING)
+    assert password not in SECRETS.mask(f"login with {password} failed")
