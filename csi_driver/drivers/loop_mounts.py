@@ -70,7 +70,7 @@ def loop_devices_of(file: Path, sys_block: Path = Path("/sys/block")) -> list[st
         name
         for name in names
         # Only a device with a file behind it has this directory; most have none.
-        if (sys_block / name / "loop").exists()
+        if os.access(f"{sys_block}/{name}/loop", os.F_OK)
         and _backing_inode(f"/dev/{name}") == (wanted.st_dev, wanted.st_ino)
     ]
 
