@@ -124,6 +124,10 @@ class DriverProcess:
         self._process = None
         return process.wait()
 
+    def is_running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def wait(self) -> int:
         """Wait for the process to end by itself, and return its exit code."""
         code = self._running().wait(STOP_SECONDS)

@@ -1,0 +1,329 @@
+"""A controller process and a node process on one state directory, to be broken at will.
+
+The processes are the real ones, each in its role, with the ``db`` store.  Faults are armed in a
+directory while they run, so that one start serves every fault that does not end the process.
+What is compared is looked up from outside: records, files, confirmations, node state, mounts and
+loop devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from csi_driver.rpc.client import Client
+from csi_driver.rpc.errors import NON_FINAL
+from tests.crash import requests
+from tests.crash.requests import NODE, Call
+from tests.support import state
+from tests.support.driver_process import DriverProcess
+from tests.support.leftovers import loop_devices_below, mounts_below, release
+from tests.support.messages import from_volume
+
+WAIT = 60.0
+"""Seconds after which something that never comes fails its test."""
+
+PACE = 0.02
+"""Seconds between two looks at something that another process does."""
+
+DATA = "what somebody wrote"
+ROOT = Path(__file__).resolve().parents[2]
+
+_never = threading.Event()
+
+RUNS: Counter[str] = Counter()
+"""How often each kind of test ran, for the end of the session."""
+
+
+def counted(how: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Count the runs of a test."""
+
+    def wrap(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(*args: Any, **kwargs: Any) -> None:
+            RUNS[how] += 1
+            test(*args, **kwargs)
+
+        return run
+
+    return wrap
+
+
+def wait_until(what: str, true: Callable[[], bool]) -> None:
+    """Look again and again until it is true."""
+    deadline = time.monotonic() + WAIT
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {WAIT:g} s")
+        _never.wait(PACE)
+
+
+class Faults:
+    """The directory of armed faults; see :mod:`csi_driver.base.faults`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        os.mkfifo(directory / "resume")
+        self._fifo = -1
+
+    def arm(self, point: str, action: str) -> None:
+        """Let ``action`` happen when the work comes to ``point``."""
+        file = self.directory / point
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Under another name first: a process must not read half of it.
+        file.with_suffix(".new").write_text(action)
+        file.with_suffix(".new").rename(file)
+
+    def armed(self) -> list[str]:
+        """The points that were not reached yet."""
+        files = (path for path in self.directory.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self.directory)) for path in files)
+
+    def wait_until_paused(self, call: grpc.Future) -> None:
+        """Until the work stands at its point; fails when the call ends before."""
+        while self._fifo < 0:
+            try:
+                self._fifo = os.open(self.directory / "resume", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                assert not call.done(), f"ended before {self.armed()}: {call.exception()}"
+                _never.wait(PACE)
+
+    def resume(self) -> None:
+        """Let the work go on."""
+        os.close(self._fifo)
+        self._fifo = -1
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that there is of a driver on a machine, but for tombstones."""
+
+    records: frozenset[tuple[str, ...]]
+    pending: tuple[str, ...]
+    files: frozenset[str]
+    strange_files: frozenset[str]
+    confirmations: frozenset[str]
+    node_states: frozenset[str]
+    mounts: tuple[str, ...]
+    loop_devices: tuple[str, ...]
+
+
+@dataclass
+class Bed:
+    """The processes below ``directory``, and calls on them.
+
+    :param driver: a driver class by its name, instead of the embedded file driver;
+        its option ``double_directory`` says where its volumes are.
+    """
+
+    directory: Path
+    driver: str = ""
+    clients: dict[str, Client] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.faults = Faults(self.directory / "faults")
+        self.state = self.directory / "state"
+        environment = {
+            "CINDER_CSI_TEST_FAULT_DIR": str(self.faults.directory),
+            "PYTHONPATH": str(ROOT),
+        }
+        self.processes: dict[str, DriverProcess] = {}
+        for role in ("node", "controller"):
+            (self.directory / role).mkdir()
+            special = {"command": self._command()} if self.driver and role == "controller" else {}
+            self.processes[role] = DriverProcess(
+                self.directory / role,
+                role=role,
+                node_id=NODE,
+                arguments=("--state-dir", str(self.state)),
+                environment=environment,
+                **special,
+            )
+            self.start(role)
+        self._make_golden()
+        self.baseline = self.inventory()
+
+    def _command(self) -> tuple[str, ...]:
+        backends = self.directory / "backends.json"
+        options = {"double_directory": str(self.state / "volumes")}
+        backends.write_text(
+            json.dumps([{"name": "double", "driver": self.driver, "options": options}])
+        )
+        return (sys.executable, "-m", "tests.support.serve_backend", str(backends))
+
+    def start(self, role: str) -> None:
+        """Start a process, with a new connection to it."""
+        self.processes[role].start()
+        if role in self.clients:
+            self.clients[role].close()
+        self.clients[role] = Client(str(self.processes[role].socket))
+
+    def end(self) -> None:
+        """Kill both processes and release what is left on the machine."""
+        for role, process in self.processes.items():
+            if role in self.clients:
+                self.clients[role].close()
+            with contextlib.suppress(RuntimeError):  # it does not run
+                process.kill()
+        release(self.directory)
+
+    def is_tidy(self) -> bool:
+        """Whether the next test can use it as it is."""
+        alive = all(process.is_running() for process in self.processes.values())
+        return alive and not self.faults.armed() and self.inventory() == self.baseline
+
+    # -- calls --------------------------------------------------------------------
+
+    def begin(self, call: Call) -> grpc.Future:
+        """Make a call and do not wait for it."""
+        stub = getattr(self.clients[call.service], call.service)
+        future: grpc.Future = getattr(stub, call.method).future(call.request, timeout=WAIT)
+        return future
+
+    def refused(self, call: Call) -> grpc.RpcError:
+        """The error that a call is answered with."""
+        error = self.begin(call).exception()
+        assert error is not None, f"{call.method} was answered OK"
+        return error
+
+    def until_ok(self, call: Call, *, whatever: bool = False) -> Any:
+        """Make the call until it is answered OK; only codes that are not final may come before.
+
+        :param whatever: final codes may come too.
+        """
+        deadline = time.monotonic() + WAIT
+        while True:
+            future = self.begin(call)
+            error = future.exception()
+            if error is None:
+                return future.result()
+            last = time.monotonic() > deadline
+            if last or not (whatever or error.code() in NON_FINAL):
+                raise AssertionError(f"{call.method}: {error.code()}: {error.details()}")
+            _never.wait(PACE)
+
+    # -- what there is ------------------------------------------------------------
+
+    def records(self, kind: str, name: str = "data", phase: str = "") -> list[dict[str, Any]]:
+        """The volumes or snapshots of a CSI name, in a phase if one is given."""
+        found = (r for r in state.records(self.state, kind) if r["name"] == name)
+        return [record for record in found if phase in ("", record["phase"])]
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The connections that are attached."""
+        found = state.records(self.state, "connection")
+        return [record for record in found if record["phase"] == "attached"]
+
+    def inventory(self) -> Inventory:
+        """What there is now."""
+        files = frozenset(state.backend_files(self.state))
+        return Inventory(
+            records=frozenset(
+                (kind, record.get("name", ""), record["id"])
+                for kind in ("volume", "snapshot", "connection")
+                for record in state.records(self.state, kind)
+            ),
+            pending=tuple(sorted(record["id"] for record in state.pending(self.state))),
+            files=files,
+            strange_files=files ^ state.expected_files(self.state),
+            confirmations=_names(self.state / "confirmations"),
+            node_states=_names(self.state / "node" / "volumes"),
+            mounts=tuple(str(point) for point in mounts_below(self.directory)),
+            loop_devices=tuple(loop_devices_below(self.directory)),
+        )
+
+    def wait_until_repaired(self) -> None:
+        """Until no record has an operation in progress."""
+        wait_until("repair", lambda: not state.pending(self.state))
+
+    def clear(self) -> None:
+        """Delete everything that a test made, and see that nothing of it is left."""
+        new = sorted(self.inventory().records - self.baseline.records)
+        for kind, _, record_id in new:
+            if kind == "connection":
+                self.unpublish(record_id.partition("/")[0])
+        for kind, _, record_id in sorted(new):
+            if kind == "snapshot":
+                self.until_ok(requests.delete_snapshot(record_id))
+        for kind, _, record_id in new:
+            if kind == "volume":
+                self.until_ok(requests.delete(record_id))
+        assert self.inventory() == self.baseline
+        assert self.faults.armed() == []
+
+    # -- a volume's life ----------------------------------------------------------
+
+    def _make_golden(self) -> None:
+        """A volume with data, and a snapshot of it, that tests make copies of."""
+        self.golden = self.until_ok(requests.create("golden")).volume.volume_id
+        staging = self.stage(self.golden)
+        (staging / "data").write_text(DATA)
+        self.unstage(self.golden)
+        self.golden_cut = self.until_ok(
+            requests.snapshot("golden-cut", self.golden)
+        ).snapshot.snapshot_id
+
+    def copy_of_golden(self) -> str:
+        """The id of a new volume ``data`` with data."""
+        answer = self.until_ok(requests.create("data", source=from_volume(self.golden)))
+        return str(answer.volume.volume_id)
+
+    def publish(self, volume_id: str, fs_type: str = "ext4") -> dict[str, str]:
+        """Publish to the node; the publish_context."""
+        return dict(self.until_ok(requests.publish(volume_id, fs_type)).publish_context)
+
+    def unpublish(self, volume_id: str) -> None:
+        """Unpublish from the node."""
+        self.until_ok(requests.unpublish(volume_id))
+
+    def staging(self, volume_id: str) -> Path:
+        """Where a volume is staged."""
+        return self.directory / "staging" / volume_id
+
+    def target(self, volume_id: str) -> Path:
+        """Where a volume is published on the node."""
+        return self.directory / "pods" / volume_id / "mount"
+
+    def stage_call(self, volume_id: str, fs_type: str = "ext4") -> Call:
+        """The call that stages a volume, which is published for it."""
+        context = self.publish(volume_id, fs_type)
+        return requests.node_stage(volume_id, context, self.staging(volume_id), fs_type)
+
+    def stage(self, volume_id: str, fs_type: str = "ext4") -> Path:
+        """Publish and stage; the staging path."""
+        self.until_ok(self.stage_call(volume_id, fs_type))
+        return self.staging(volume_id)
+
+    def unstage(self, volume_id: str) -> None:
+        """Unstage and unpublish."""
+        self.until_ok(requests.node_unstage(volume_id, self.staging(volume_id)))
+        self.unpublish(volume_id)
+
+    def read(self, volume_id: str) -> str:
+        """What is on the volume; "" when it has none of our data."""
+        file = self.stage(volume_id) / "data"
+        text = file.read_text() if file.exists() else ""
+        self.unstage(volume_id)
+        return text
+
+
+def _names(directory: Path) -> frozenset[str]:
+    if not directory.is_dir():
+        return frozenset()
+    return frozenset(path.name for path in directory.iterdir() if path.suffix != ".damaged")
