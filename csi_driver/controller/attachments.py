@@ -13,7 +13,6 @@ from concurrent.futures import Future
 
 import msgspec
 
-from csi_driver.base.errors import OperationInProgress
 from csi_driver.base.inflight import Running
 from csi_driver.base.publish_context import PublishContextTooLarge, seal
 from csi_driver.base.values import (
@@ -25,7 +24,7 @@ from csi_driver.base.values import (
 )
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
-from csi_driver.controller import capabilities, errors, ids
+from csi_driver.controller import capabilities, errors, ids, pending
 from csi_driver.controller.backends import (
     ControllerBackend,
     DriverCallFailed,
@@ -82,7 +81,7 @@ class Attachments:
         with context.attachments.holding(request.volume_id):
             volume = context.volume(request.volume_id)
             if volume.phase is not Phase.AVAILABLE:
-                raise OperationInProgress(f"Volume {volume.id} is {volume.phase}")
+                raise pending.busy(volume)
             node = self._node(request.node_id)
             connections = context.connections(volume.id)
             mine = find_mine(request, connections)
@@ -205,8 +204,8 @@ class Attachments:
             attempt("Undo", lambda: backend.manager.disconnect(volume, record, others))
         except DriverCallFailed as again:
             self._context.note(record, reason)
-            raise errors.OutcomeUnknown(
-                f"{reason}; it could not be undone yet: {again.failure.message}"
+            raise pending.unsettled(
+                record, f"{reason}; it could not be undone yet: {again.failure.message}"
             ) from again
 
     # -- unpublish ------------------------------------------------------------
@@ -274,7 +273,8 @@ class Attachments:
             except DriverCallFailed as failed:
                 if failed.failure.kind is not FailureKind.NOT_FOUND:
                     context.note(record, failed.failure.message)
-                    raise errors.OutcomeUnknown(
+                    raise pending.unsettled(
+                        record,
                         f"{failed.action} failed: {failed.failure.message}",
                         advice="The export is still there; retry",
                     ) from failed

@@ -18,7 +18,7 @@ import msgspec
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.controller import errors, ids, orphans
+from csi_driver.controller import ids, orphans, pending
 from csi_driver.controller.backends import DriverCallFailed, as_error, attempt
 from csi_driver.controller.context import ControllerContext
 
@@ -79,9 +79,10 @@ def remove_suspects(
             _remove_lost(context, lost, remove)
         except DriverCallFailed as failed:
             context.note(record, failed.failure.message)
-            raise errors.OutcomeUnknown(
+            raise pending.unsettled(
+                record,
                 f"What an earlier attempt ({suspect}) to create {record.name!r} may have left on"
-                f" {record.backend} could not be removed: {failed.failure.message}"
+                f" {record.backend} could not be removed: {failed.failure.message}",
             ) from failed
     return record
 
@@ -148,9 +149,10 @@ def _undo(
             _remove_lost(context, record, remove)
         except DriverCallFailed as again:
             context.note(record, failed.failure.message)
-            raise errors.OutcomeUnknown(
+            raise pending.unsettled(
+                record,
                 f"{failed.action} failed ({failed.failure.message}) and what it may have left"
-                f" could not be removed yet: {again.failure.message}"
+                f" could not be removed yet: {again.failure.message}",
             ) from again
     context.erase(record, kind, "undone")
 

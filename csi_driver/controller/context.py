@@ -130,16 +130,11 @@ class ControllerContext:
         faults.reach(f"{point}/{RECORDED}")
         return stored
 
-    def note(self, record: W, error: str) -> W:
+    def note(self, record: AnyRecord, error: str) -> None:
         """Keep the error in the record's operation, for people and for the repair loop."""
-        operation = record.operation
-        if operation is None:
-            return record
-        return self.store.put(
-            msgspec.structs.replace(
-                record, operation=msgspec.structs.replace(operation, last_error=error)
-            )
-        )
+        if record.operation is not None:
+            noted = msgspec.structs.replace(record.operation, last_error=error)
+            self.store.put(msgspec.structs.replace(record, operation=noted))
 
     def _operation(
         self, record: AnyRecord, kind: str, step: str, target: dict[str, Any]

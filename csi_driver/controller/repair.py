@@ -9,13 +9,14 @@ callers use, so that a caller's retry and the loop never work on one object at o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from csi_driver.base.errors import CinderCSIError
+from csi_driver.base.errors import CinderCSIError, OperationInProgress, ShuttingDown
 from csi_driver.base.inflight import Running
 from csi_driver.base.values import GIB
 from csi_driver.cinderlib.persistence.records import (
@@ -24,6 +25,7 @@ from csi_driver.cinderlib.persistence.records import (
     SnapshotRecord,
     VolumeRecord,
 )
+from csi_driver.cinderlib.persistence.store import RecordConflict
 from csi_driver.controller import attempts
 from csi_driver.controller.attachments import Attachments
 from csi_driver.controller.context import ControllerContext
@@ -107,13 +109,23 @@ class Repair:
     def _begin(self, record: AnyRecord) -> list[Future[Any]]:
         try:
             futures = self._repair(record)
+        except (OperationInProgress, ShuttingDown) as error:
+            LOG.debug("%s is not repaired now: %s", _name(record), error)
+            return []
         except CinderCSIError as error:
-            # Somebody works on it, or its backend is not configured any more.
-            LOG.info("%s is not repaired now: %s", _name(record), error)
+            self._say_why_not(record, str(error))
             return []
         for future in futures:
             future.add_done_callback(lambda done: _log_outcome(record, done))
         return futures
+
+    def _say_why_not(self, record: AnyRecord, why: str) -> None:
+        """Keep in the record why it cannot be repaired (its backend is gone), and log it once."""
+        if record.operation is None or record.operation.last_error == why:
+            return
+        LOG.warning("%s cannot be repaired: %s", _name(record), why)
+        with contextlib.suppress(RecordConflict):  # somebody works on it after all
+            self._context.note(record, why)
 
     def _repair(self, record: AnyRecord) -> list[Future[Any]]:
         """Start what the table says; raises what the use case raises."""

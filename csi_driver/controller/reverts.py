@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from csi_driver.base.errors import OperationInProgress
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.controller import errors
+from csi_driver.controller import errors, pending
 from csi_driver.controller.backends import (
     ControllerBackend,
     DriverCallFailed,
@@ -82,7 +81,7 @@ class Reverts:
             return
         snapshot = self._snapshot(volume, snapshot_id)
         if volume.phase not in (Phase.AVAILABLE, Phase.REVERTING):
-            raise OperationInProgress(f"Volume {volume_id} is {volume.phase}")
+            raise pending.busy(volume)
         nodes = [connection.node_id for connection in context.connections(volume_id)]
         if nodes:
             raise errors.VolumeInUse(

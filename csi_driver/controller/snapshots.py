@@ -6,10 +6,9 @@ from concurrent.futures import Future
 
 import msgspec
 
-from csi_driver.base.errors import OperationInProgress
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.controller import attempts, errors, ids, parameters
+from csi_driver.controller import attempts, errors, ids, parameters, pending
 from csi_driver.controller.backends import (
     ControllerBackend,
 )
@@ -71,13 +70,10 @@ class Snapshots:
         if record is not None and record.phase is Phase.AVAILABLE:
             return record
         if record is not None and record.phase is Phase.DELETING:
-            raise OperationInProgress(
-                f"Snapshot {request.name!r} is being deleted",
-                advice="Retry when its deletion is finished",
-            )
+            raise pending.busy(record, advice="Retry when its deletion is finished")
         volume = context.volume(request.volume_id)
         if volume.phase is not Phase.AVAILABLE:
-            raise OperationInProgress(f"Volume {volume.id} is {volume.phase}")
+            raise pending.busy(volume)
         volume = context.formatting_at_cut(volume)
         if record is None:
             record = context.begin(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from csi_driver.base.errors import OperationInProgress
 from csi_driver.cinderlib.persistence.records import (
     Phase,
     SnapshotRecord,
     Source,
     VolumeRecord,
 )
-from csi_driver.controller import errors
+from csi_driver.controller import errors, pending
 from csi_driver.controller.context import ControllerContext
 
 
@@ -27,7 +26,7 @@ def find_source(context: ControllerContext, source: Source) -> VolumeRecord | Sn
     if record is None:
         raise errors.SourceNotFound(f"The source {source.kind} {source.id!r} does not exist")
     if record.phase is not Phase.AVAILABLE:
-        raise OperationInProgress(f"The source {source.kind} {source.id} is {record.phase}")
+        raise pending.busy(record, advice="The source cannot be copied now; retry")
     return record
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from csi_driver.base.errors import CinderCSIError, InvalidRequest, OperationInProgress
+from csi_driver.base.errors import CinderCSIError, InvalidRequest
 from csi_driver.base.inflight import Running
 from csi_driver.base.values import GIB, Formatting, Topology
 from csi_driver.cinderlib.persistence.records import (
@@ -21,7 +21,15 @@ from csi_driver.cinderlib.persistence.records import (
     Source,
     VolumeRecord,
 )
-from csi_driver.controller import attempts, capabilities, capacity, errors, ids, parameters
+from csi_driver.controller import (
+    attempts,
+    capabilities,
+    capacity,
+    errors,
+    ids,
+    parameters,
+    pending,
+)
 from csi_driver.controller.backends import (
     ControllerBackend,
     DriverCallFailed,
@@ -107,10 +115,7 @@ class Volumes:
             if record.phase is Phase.AVAILABLE:
                 return answer(context, record)
             if record.phase is Phase.DELETING:
-                raise OperationInProgress(
-                    f"Volume {request.name!r} is being deleted",
-                    advice="Retry when its deletion is finished",
-                )
+                raise pending.busy(record, advice="Retry when its deletion is finished")
         kind = making(request.source)
         try:
             source, size = self._plan(request, chosen, backend)
@@ -240,7 +245,7 @@ class Volumes:
         context = self._context
         record = context.volume(request.volume_id)
         if record.phase is not Phase.AVAILABLE:
-            raise OperationInProgress(f"Volume {record.id} is {record.phase}")
+            raise pending.busy(record)
         if record.size_gib * GIB >= max(request.required_bytes, 1):
             if not capacity.satisfies(record.size_gib, 0, request.limit_bytes):
                 raise errors.CapacityOutOfRange(
@@ -262,8 +267,8 @@ class Volumes:
                 context.write(record, "extend", "undone")
                 raise as_error(failed) from failed
             context.note(record, failed.failure.message)
-            raise errors.OutcomeUnknown(
-                f"{failed.action} failed: {failed.failure.message}", advice="Retry"
+            raise pending.unsettled(
+                record, f"{failed.action} failed: {failed.failure.message}", advice="Retry"
             ) from failed
         running.at("recording")
         context.write(grown, "extend", "available")

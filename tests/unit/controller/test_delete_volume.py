@@ -131,7 +131,7 @@ def test_a_deletion_whose_outcome_is_unknown_is_only_ever_finished(bench, when):
     assert bench.record(volume.volume_id).phase is Phase.DELETING
     with Refused(Code.ABORTED, "is being deleted"):
         bench.create()
-    with Refused(Code.ABORTED, "deleting"):
+    with Refused(Code.ABORTED, "being deleted"):
         bench.publish(volume.volume_id)
     bench.delete(volume.volume_id)
     assert bench.on_backend() == set()

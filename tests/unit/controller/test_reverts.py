@@ -69,7 +69,7 @@ def test_a_volume_that_may_be_half_reverted_is_not_published_until_it_was_done_a
     bench.faults().fail("revert_to_snapshot", VendorError("lost"), "after")
     with pytest.raises(errors.BackendFailed, match="lost"):
         revert(bench, volume_id, snapshot_id)
-    with Refused(Code.ABORTED, "reverting"):
+    with Refused(Code.ABORTED, "being reverted"):
         bench.publish(volume_id)
     bench.restart()
     assert bench.record(volume_id).phase is Phase.AVAILABLE

@@ -134,7 +134,7 @@ def test_a_deletion_whose_outcome_is_unknown_is_only_ever_finished(bench, volume
         bench.delete_snapshot(cut.snapshot_id)
     with Refused(Code.ABORTED, "is being deleted"):
         bench.snapshot(volume_id)
-    with Refused(Code.ABORTED, "deleting"):
+    with Refused(Code.ABORTED, "being deleted"):
         bench.create("copy", gib=2, volume_content_source=from_snapshot(cut.snapshot_id))
     bench.delete_snapshot(cut.snapshot_id)
     assert bench.store.list(SnapshotRecord) == []
