@@ -56,6 +56,15 @@ def prove(store: RecordStore, kind: str, state_dir: Path) -> None:
         )
 
 
+def recorded_store(state_dir: Path) -> str | None:
+    """The kind of store that a state directory was used with last; None: it never was.
+
+    :raises ConfigurationError: what it remembers is damaged.
+    """
+    known = _read(state_dir / "installation.json")
+    return None if known is None else known.store
+
+
 def _read(path: Path) -> Installation | None:
     text = read_text(path)
     if text is None:

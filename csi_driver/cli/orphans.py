@@ -1,0 +1,186 @@
+"""``cinder-csi orphans``: what may be left on backends, and what is not finished.
+
+Reads the record store of a state directory beside a running controller.  An orphan is
+removed from the list by the administrator only, who looked for it on the backend;
+that changes the store, so it needs the controller stopped (the store's lock sees to it).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from csi_driver.base.errors import ConfigurationError, InvalidRequest
+from csi_driver.config import LogLevel, default_state_dir
+
+if TYPE_CHECKING:
+    from csi_driver.controller.pending import Left, Pending, Report
+
+LOG = logging.getLogger("csi_driver.orphans")
+
+
+class Output(StrEnum):
+    """How the lists are shown."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def orphans(
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="CINDER_CSI_STATE_DIR",
+            help="State directory of the controller.",
+            show_default="/var/lib/cinder-csi; ~/.local/state/cinder-csi without root",
+        ),
+    ] = None,
+    output: Annotated[
+        Output, typer.Option(help="table for people, json for programs.")
+    ] = Output.TABLE,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CINDER_ID",
+            help="Take this orphan off the list, because it is gone from its backend. May be"
+            " given several times. Stop the controller first.",
+        ),
+    ] = None,
+) -> None:
+    """List what may be left on backends, and operations that are not finished.
+
+    An orphan is a volume or snapshot of which no answer of its driver proves that it is gone. A
+    suspect is one that the controller still removes by itself. Works beside a running controller.
+    """
+    directory = (state_dir or default_state_dir()).absolute()
+    path = _store_path(directory)
+    if forget:
+        _forget(directory, forget)
+        return
+    found = _read(path)
+    if output is Output.JSON:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        typer.echo("\n".join(_lines(found)))
+
+
+def _store_path(directory: Path) -> Path:
+    """The SQLite file of a state directory.
+
+    :raises ConfigurationError: records are kept in memory, or there are none.
+    """
+    from csi_driver.cinderlib.persistence.factory import database_path
+    from csi_driver.cli.installation import recorded_store
+
+    if recorded_store(directory) == "memory":
+        raise ConfigurationError(
+            f"The controller of {directory} keeps its records in memory (--store memory): only"
+            " its log names orphans",
+            advice="Look there for 'may be left on backend'; --store db keeps them",
+        )
+    path = database_path(directory)
+    if not path.exists():
+        raise ConfigurationError(
+            f"{directory} has no record store",
+            advice="Name the directory of cinder-csi serve with --state-dir",
+        )
+    return path
+
+
+def _read(path: Path) -> Report:
+    from csi_driver.cinderlib.persistence import records
+    from csi_driver.cinderlib.persistence.reading import DatabaseReader
+    from csi_driver.controller.pending import report
+
+    reader = DatabaseReader(path)
+    try:
+        return report(
+            reader.list(records.VolumeRecord),
+            reader.list(records.SnapshotRecord),
+            reader.list(records.ConnectionRecord),
+            reader.list(records.OrphanRecord),
+        )
+    finally:
+        reader.close()
+
+
+def _forget(directory: Path, cinder_ids: Sequence[str]) -> None:
+    from csi_driver.cinderlib.persistence.factory import open_store
+    from csi_driver.cinderlib.persistence.records import OrphanRecord
+    from csi_driver.cli import logs
+
+    logs.configure(LogLevel.INFO)
+    store = open_store("db", directory)
+    try:
+        known = {cinder_id: store.get(OrphanRecord, cinder_id) for cinder_id in cinder_ids}
+        unknown = [cinder_id for cinder_id, orphan in known.items() if orphan is None]
+        if unknown:
+            raise InvalidRequest(
+                f"No orphan has the Cinder id {', '.join(unknown)}; nothing was changed",
+                advice="cinder-csi orphans lists them; suspects are the controller's own affair",
+            )
+        for orphan in known.values():
+            if orphan is not None:
+                store.delete(orphan)
+                LOG.warning(
+                    "Orphan %s (%s %r on backend %s, csi id %s) was forgotten by the administrator",
+                    *(orphan.id, orphan.kind, orphan.name, orphan.backend, orphan.csi_id),
+                )
+    finally:
+        store.close()
+
+
+_LEFT = ("CINDER ID", "KIND", "BACKEND", "NAME", "SINCE", "CSI ID")
+_PENDING = ("OPERATION", "KIND", "ID", "NAME", "BACKEND", "STEP", "SINCE", "ATTEMPTS", "PROCESS")
+
+
+def _lines(found: Report) -> Iterable[str]:
+    yield from _table("Orphans", _LEFT, [_left(entry) for entry in found.orphans])
+    yield from _table("Suspects", _LEFT, [_left(entry) for entry in found.suspects])
+    yield from _table("Pending operations", _PENDING, [_pending(entry) for entry in found.pending])
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Cells, and what is too long for a cell: lines below them."""
+
+    cells: tuple[str, ...]
+    below: tuple[str, ...]
+
+
+def _left(entry: Left) -> _Row:
+    return _Row(
+        (entry.cinder_id, entry.kind, entry.backend, entry.name, entry.since, entry.csi_id),
+        (f"why: {entry.why}", f"do:  {entry.what_to_do}"),
+    )
+
+
+def _pending(entry: Pending) -> _Row:
+    return _Row(
+        (
+            *(entry.operation, entry.kind, entry.id, entry.name, entry.backend),
+            *(entry.step, entry.since, str(entry.attempts), entry.owner),
+        ),
+        (f"last error: {entry.last_error or 'none'}", f"do: {entry.what_to_do}"),
+    )
+
+
+def _table(title: str, header: tuple[str, ...], rows: Sequence[_Row]) -> Iterable[str]:
+    """A title with the number of rows; columns as wide as their longest cell."""
+    yield f"{title}: {len(rows) or 'none'}"
+    if not rows:
+        return
+    widths = [
+        max(map(len, column)) for column in zip(header, *(r.cells for r in rows), strict=True)
+    ]
+    for cells, below in ((header, ()), *((row.cells, row.below) for row in rows)):
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        yield f"  {'  '.join(padded).rstrip()}"
+        yield from (f"      {line}" for line in below)
