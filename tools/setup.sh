@@ -52,10 +52,11 @@ install_packages() {
             </dev/null >/dev/null
 }
 
-# The packages of the programs that a node runs and this system lacks.
+# The packages of the programs that a node runs, and that the tests need, and this system lacks.
 missing_programs() {
     PATH=$PATH:/usr/sbin:/sbin
-    for pair in mkfs.xfs:xfsprogs xfs_growfs:xfsprogs mkfs.ext4:e2fsprogs resize2fs:e2fsprogs \
+    [ "$mode" = dev ] && traced=strace:strace || traced=
+    for pair in $traced mkfs.xfs:xfsprogs xfs_growfs:xfsprogs mkfs.ext4:e2fsprogs resize2fs:e2fsprogs \
         mount:mount losetup:mount blkid:util-linux wipefs:util-linux; do
         command -v "${pair%%:*}" >/dev/null || printf '%s\n' "${pair##*:}"
     done | sort -u | tr '\n' ' '
@@ -104,7 +105,8 @@ esac
 packages=$(missing_programs)
 if [ -n "$packages" ]; then
     # shellcheck disable=SC2086  # a list of words
-    install_packages $packages || say "going on; a node cannot make or mount filesystems without them"
+    install_packages $packages ||
+        say "going on; a node cannot make or mount filesystems without them, and tests are skipped"
 fi
 
 python=$(find_python)

@@ -192,15 +192,6 @@ def storm(
         tries.wait_for_more(100)
 
 
-def wait_until_repaired(directory: Path) -> None:
-    """Until the repair loop has finished what nobody asks for any more."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    waiting = threading.Event()
-    while state.pending(directory):
-        assert time.monotonic() < deadline, state.pending(directory)
-        waiting.wait(0.1)
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.full)])
 def test_a_storm_leaves_what_was_answered_and_nothing_else(rounds, tmp_path, capsys):
@@ -211,7 +202,7 @@ def test_a_storm_leaves_what_was_answered_and_nothing_else(rounds, tmp_path, cap
     with DriverProcess(tmp_path, node_id=NODE) as process:
         clients = [StormClient(n, seed, process.socket, tries, shop) for n in range(CLIENTS)]
         storm(process, clients, tries, rounds, random.Random(seed))
-        wait_until_repaired(process.state_directory)
+        state.wait_until_nothing_is_pending(process.state_directory)
         owned = [volume for client in clients for volume in client.volumes.values()]
         look = Sidecar(str(process.socket))
         assert look.volumes() == {volume.id: volume.gib for volume in owned}

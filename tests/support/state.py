@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from csi_driver.cinderlib.persistence.factory import database_path
 
-BACKEND_OBJECT = ("volume-", "snapshot-")
-"""How the names of the embedded backend's files begin."""
+PATIENCE_SECONDS = 120.0
+"""After so long with something pending a test fails."""
 
 
 def records(state: Path, kind: str) -> list[dict[str, Any]]:
@@ -32,6 +34,16 @@ def objects(state: Path) -> list[dict[str, Any]]:
 def pending(state: Path) -> list[dict[str, Any]]:
     """The records with an operation in progress, or with attempts of unknown outcome."""
     return [r for r in objects(state) if r.get("operation") or r.get("suspects")]
+
+
+def wait_until_nothing_is_pending(state: Path) -> None:
+    """Until the running process has finished what an earlier one left and nobody asks for."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    waiting = threading.Event()
+    while left := pending(state):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still pending: {left}")
+        waiting.wait(0.1)
 
 
 def backend_files(state: Path) -> set[str]:
