@@ -1,6 +1,7 @@
 """Rules for all tests: which need root, and which may be skipped."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -27,3 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root (loop devices, mounts)"))
+
+
+def pytest_collection_finish() -> None:
+    """No test module may import Cinder: what imports it first decides how it is set up.
+
+    Import it inside a test, after ``tests.support.cinder_process.set_up()``.
+    """
+    imported = [name for name in ("cinder", "os_brick", "oslo_service") if name in sys.modules]
+    if imported:
+        raise pytest.UsageError(f"A test module imports {', '.join(imported)} when it is collected")

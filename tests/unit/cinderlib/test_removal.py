@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from csi_driver.cinderlib.runtime.removal import FAMILIES, Proof, removal
-from csi_driver.drivers.file import FileVolumeDriver
+from tests.support import cinder_process
 from tests.unit.cinderlib.test_bootstrap import run, set_up
 
 CLASSIFIED = Counter(name for family in FAMILIES for name in family.drivers)
@@ -65,6 +65,9 @@ def test_a_driver_from_elsewhere_proves_nothing_unless_it_says_so(kind):
 
 @pytest.mark.parametrize("kind", ["volume", "snapshot"])
 def test_the_embedded_driver_proves_absence(kind):
+    cinder_process.set_up()
+    from csi_driver.drivers.file import FileVolumeDriver
+
     class Derived(FileVolumeDriver):
         pass
 
