@@ -284,6 +284,11 @@ class Bed:
         answer = self.until_ok(requests.create("data", source=from_volume(self.golden)))
         return str(answer.volume.volume_id)
 
+    def new_volume(self, fs_type: str = "ext4") -> str:
+        """The id of a new volume ``data`` that was never formatted."""
+        answer = self.until_ok(requests.create("data", fs_type=fs_type))
+        return str(answer.volume.volume_id)
+
     def publish(self, volume_id: str, fs_type: str = "ext4") -> dict[str, str]:
         """Publish to the node; the publish_context."""
         return dict(self.until_ok(requests.publish(volume_id, fs_type)).publish_context)
@@ -315,9 +320,9 @@ class Bed:
         self.until_ok(requests.node_unstage(volume_id, self.staging(volume_id)))
         self.unpublish(volume_id)
 
-    def read(self, volume_id: str) -> str:
+    def read(self, volume_id: str, fs_type: str = "ext4") -> str:
         """What is on the volume; "" when it has none of our data."""
-        file = self.stage(volume_id) / "data"
+        file = self.stage(volume_id, fs_type) / "data"
         text = file.read_text() if file.exists() else ""
         self.unstage(volume_id)
         return text
