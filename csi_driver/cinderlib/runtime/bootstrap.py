@@ -166,7 +166,7 @@ def _import_cinder() -> None:
         monkey_patch.patch(backend="threading")
     standins.replace_database(_database_function)
     standins.register_name_templates()
-    with standins.without_sqlalchemy():
+    with standins.without_sqlalchemy(), standins.without_keystone():
         from cinder import objects
 
         # Before any driver: the manager and drivers.lvm name objects.Volume at import.

@@ -21,6 +21,9 @@ REPLACED = ("cinder.db.api", "cinder.db.models", "cinder.db.utils", "cinder.db.b
 
 _ENGINE_FACADE = ("oslo_db.sqlalchemy", "oslo_db.sqlalchemy.enginefacade")
 
+_KEYSTONE = "keystonemiddleware.auth_token.__init__"
+"""As ``cinder.quota_utils`` writes the module's name."""
+
 
 class DatabaseModule(ModuleType):
     """A module whose functions are found when a driver asks for them.
@@ -132,3 +135,23 @@ def without_sqlalchemy() -> Iterator[None]:
             sys.modules.pop(name, None)
         if getattr(oslo_db, "sqlalchemy", None) is package:
             delattr(oslo_db, "sqlalchemy")
+
+
+@contextlib.contextmanager
+def without_keystone() -> Iterator[None]:
+    """Import ``cinder.objects`` in here without Keystone's middleware (0.15 s CPU, 2 MiB).
+
+    ``cinder.quota_utils`` asks for its options when it is imported; nothing that runs
+    here reads one.  The stand-in is taken away again, as above.
+    """
+    from oslo_config import cfg
+
+    if _KEYSTONE in sys.modules:
+        yield
+        return
+    cfg.CONF.register_group(cfg.OptGroup("keystone_authtoken"))
+    sys.modules[_KEYSTONE] = ModuleType(_KEYSTONE)
+    try:
+        yield
+    finally:
+        sys.modules.pop(_KEYSTONE, None)

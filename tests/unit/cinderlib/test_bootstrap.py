@@ -131,6 +131,7 @@ print(json.dumps({
     "started": coordination.COORDINATOR.started,
     "database": api.__doc__,
     "sqlalchemy": "sqlalchemy" in sys.modules or "oslo_db.sqlalchemy" in sys.modules,
+    "keystone": any(name.startswith("keystonemiddleware.auth_token") for name in sys.modules),
     "manager": "cinder.volume.manager" in sys.modules,
     "patched": eventlet.patcher.is_monkey_patched("thread"),
     "poisoned": poisoned,
@@ -159,6 +160,7 @@ print(json.dumps({
         "started": True,
         "database": "Stand-in for Cinder's database",
         "sqlalchemy": False,
+        "keystone": False,
         "manager": False,
         "patched": False,
         "poisoned": True,
@@ -282,6 +284,19 @@ def test_a_host_program_that_uses_oslo_db_itself_still_can(tmp_path: Path) -> No
         + """
 from oslo_db.sqlalchemy import enginefacade
 print(json.dumps(hasattr(enginefacade, "writer")))
+"""
+    )
+
+    assert result is True
+
+
+def test_a_host_program_that_uses_keystone_middleware_itself_still_can(tmp_path: Path) -> None:
+    result = run(
+        set_up(tmp_path)
+        + """
+import keystonemiddleware.auth_token
+from oslo_config import cfg
+print(json.dumps(hasattr(cfg.CONF.keystone_authtoken, "www_authenticate_uri")))
 """
     )
 
