@@ -57,7 +57,7 @@ class Attachments:
         volume = self._context.volume(request.volume_id)
         self._node(request.node_id)
         backend = self._context.backends.of_record(volume.backend)
-        capabilities.require((request.capability,), multiattach=backend.manager.multiattach)
+        capabilities.require((request.capability,), multiattach=True)
         return self._context.inflight.start(
             ids.connection_id(request.volume_id, request.node_id),
             "ControllerPublishVolume",
@@ -77,6 +77,8 @@ class Attachments:
         self, running: Running, request: PublishVolume, backend: ControllerBackend
     ) -> dict[str, str]:
         context = self._context
+        multiattach = backend.stats().multiattach
+        capabilities.require((request.capability,), multiattach=multiattach)
         running.at("waiting for other connections of the volume")
         with context.attachments.holding(request.volume_id):
             volume = context.volume(request.volume_id)

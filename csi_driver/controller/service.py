@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from concurrent.futures import Future
 
 from csi_driver.base.errors import CinderCSIError
+from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     VolumeRecord,
@@ -48,22 +49,40 @@ class ControllerService:
         self.repair.start()
         self.pruning.start()
 
-    def ensure_exports(self) -> None:
-        """Cinder's manager does the same at start (``VolumeManager.init_host``)."""
+    def ensure_exports(self) -> list[Future[None]]:
+        """Export every attached volume again, as Cinder's manager does at start.
+
+        On the backends' attach pools: one that hangs holds up only its own attaches.
+        (Cinder: ``VolumeManager.init_host``.)
+        """
         store = self._context.store
         attached = {c.volume_id for c in store.list(ConnectionRecord, where={"phase": "attached"})}
+        futures = []
         for volume_id in sorted(attached):
             volume = store.get(VolumeRecord, volume_id)
             if volume is None:
                 continue
             try:
-                manager = self._context.backends.of_record(volume.backend).manager
-                changed = attempt("ensure_export", partial(manager.ensure_export, volume))
-            except (CinderCSIError, DriverCallFailed) as error:
-                LOG.warning("The export of volume %s was not checked: %s", volume_id, error)
+                backend = self._context.backends.of_record(volume.backend)
+            except CinderCSIError as error:
+                LOG.warning("The export of volume %s is not checked: %s", volume_id, error)
                 continue
-            if changed != volume:
-                store.put(changed)
+            futures.append(backend.attach.submit(self._ensure_export, volume_id, backend.manager))
+        return futures
+
+    def _ensure_export(self, volume_id: str, manager: VolumeManager) -> None:
+        """Export one volume again, unless it was detached meanwhile."""
+        context = self._context
+        with context.attachments.holding(volume_id):
+            volume = context.store.get(VolumeRecord, volume_id)
+            if volume is None or not context.connections(volume_id):
+                return
+            try:
+                changed = attempt("ensure_export", lambda: manager.ensure_export(volume))
+                if changed != volume:
+                    context.store.put(changed)
+            except (CinderCSIError, DriverCallFailed) as error:
+                LOG.warning("The export of volume %s was not made again: %s", volume_id, error)
 
     def running(self) -> list[str]:
         """One sentence per operation that runs."""

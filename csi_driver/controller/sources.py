@@ -33,3 +33,11 @@ def find_source(context: ControllerContext, source: Source) -> VolumeRecord | Sn
 def source_ids(source: Source | None) -> tuple[str, ...]:
     """The objects that must stay as they are while a volume is made from the source."""
     return (source.id,) if source else ()
+
+
+def pool_of(context: ControllerContext, source: VolumeRecord | SnapshotRecord | None) -> str:
+    """The pool of a copy: its source's, since few drivers copy from pool to pool."""
+    if isinstance(source, SnapshotRecord):
+        volume = context.store.get(VolumeRecord, source.volume_id)
+        return volume.pool if volume is not None else ""
+    return source.pool if source is not None else ""

@@ -29,6 +29,7 @@ from csi_driver.controller import (
     ids,
     parameters,
     pending,
+    pools,
 )
 from csi_driver.controller.backends import (
     ControllerBackend,
@@ -37,7 +38,7 @@ from csi_driver.controller.backends import (
     attempt,
 )
 from csi_driver.controller.context import ControllerContext
-from csi_driver.controller.sources import find_source, source_ids
+from csi_driver.controller.sources import find_source, pool_of, source_ids
 from csi_driver.controller.values import CreateVolume, ExpandVolume, VolumeAnswer
 
 T = TypeVar("T")
@@ -64,8 +65,8 @@ class Volumes:
         chosen = parameters.parse(request.parameters, parameters.VOLUME_PARAMETERS)
         volume_id, incarnation = self._context.identify(KIND, request.name)
         backend = self._backend_for(request, chosen, volume_id)
-        multiattach = backend.manager.multiattach
-        capabilities.require(request.capabilities, multiattach=multiattach)
+        # Whether it can be attached to several hosts is for the backend to say, later.
+        capabilities.require(request.capabilities, multiattach=True)
         wish = wished(request, chosen)
         return self._context.inflight.start(
             volume_id,
@@ -118,7 +119,7 @@ class Volumes:
                 raise pending.busy(record, advice="Retry when its deletion is finished")
         kind = making(request.source)
         try:
-            source, size = self._plan(request, chosen, backend)
+            source, size, pool = self._plan(request, chosen, backend)
         except CinderCSIError:
             if record is not None:
                 # The caller may stop here and use the name for something else.
@@ -130,7 +131,7 @@ class Volumes:
                     id=volume_id,
                     name=request.name,
                     backend=backend.name,
-                    pool=chosen.pool,
+                    pool=pool,
                     phase=Phase.CREATING,
                     size_gib=size,
                     cinder_id=ids.new_cinder_id(),
@@ -164,17 +165,20 @@ class Volumes:
 
     def _plan(
         self, request: CreateVolume, chosen: parameters.Parameters, backend: ControllerBackend
-    ) -> tuple[VolumeRecord | SnapshotRecord | None, int]:
-        """The source of a new volume, and its size in GiB.
+    ) -> tuple[VolumeRecord | SnapshotRecord | None, int, str]:
+        """The source of a new volume, its size in GiB, and its pool.
 
         :raises TopologyUnreachable, SourceNotFound, CapacityOutOfRange: it cannot be made.
+        :raises InvalidRequest: no such pool, or a capability that the backend does not have.
         """
         refuse_unreachable(request.requisite, backend.accessible_from(), backend.name)
+        stats = backend.stats()
+        capabilities.require(request.capabilities, multiattach=stats.multiattach)
         source = find_source(self._context, request.source) if request.source else None
         least = source.size_gib if source else 0
         size = capacity.size_for(request.required_bytes, request.limit_bytes, least)
-        refuse_beyond_pool(size, backend, chosen.pool)
-        return source, size
+        wanted = chosen.pool or pool_of(self._context, source)
+        return source, size, pools.choose(stats, size, wanted)
 
     # -- delete ---------------------------------------------------------------
 
@@ -254,7 +258,7 @@ class Volumes:
                 )
             return record.size_gib * GIB
         size = capacity.size_for(request.required_bytes, request.limit_bytes)
-        refuse_beyond_pool(size, backend, record.pool)
+        pools.choose(backend.stats(), size, record.pool)
         record = context.write(record, "extend", "backend", target_gib=size)
         running.at("backend extend")
         try:
@@ -324,27 +328,6 @@ def refuse_unreachable(
         f"Backend {backend!r} is not accessible from the requested topology, only from {reach}",
         advice="Use volumeBindingMode WaitForFirstConsumer, or another backend",
     )
-
-
-def refuse_beyond_pool(size_gib: int, backend: ControllerBackend, pool: str) -> None:
-    """Refuse a size that the backend cannot have even when it is empty.
-
-    :raises CapacityOutOfRange: names the largest size.
-    :raises InvalidRequest: there is no such pool.
-    """
-    pools = backend.stats().pools
-    if pool and pool not in {p.name for p in pools}:
-        names = ", ".join(sorted(p.name for p in pools))
-        raise InvalidRequest(
-            f"Backend {backend.name!r} has no pool {pool!r}", advice=f"Pools: {names}"
-        )
-    limits = [p.largest_volume_gib for p in pools if not pool or p.name == pool]
-    known = [limit for limit in limits if limit is not None]
-    if known and len(known) == len(limits) and size_gib > max(known):
-        raise errors.CapacityOutOfRange(
-            f"{size_gib} GiB is beyond backend {backend.name!r}: its largest volume has"
-            f" {int(max(known))} GiB"
-        )
 
 
 def answer(context: ControllerContext, record: VolumeRecord) -> VolumeAnswer:

@@ -34,7 +34,6 @@ class Client:
             f"unix:{path}",
             options=[
                 ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
                 ("grpc.max_reconnect_backoff_ms", 200),
             ],
         )

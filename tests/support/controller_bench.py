@@ -137,7 +137,8 @@ class ControllerBench:
             backend.close()
         self.service = self._make_service()
         self._servicer.service = self.service
-        self.service.ensure_exports()
+        for future in self.service.ensure_exports():
+            future.result(WAIT)
         for future in self.service.repair.round(float("inf")):
             future.exception(WAIT)
 

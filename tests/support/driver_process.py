@@ -27,7 +27,6 @@ PROBE_INTERVAL_SECONDS = 0.05
 # gRPC waits a second and more between attempts to connect; a socket on this machine needs less.
 CONNECT_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -21,9 +20,9 @@ from csi_driver.cinderlib.stats import BackendStats, PoolStats
 from csi_driver.controller import errors, listing
 from csi_driver.controller.attachments import find_mine, refuse_second_node
 from csi_driver.controller.parameters import VOLUME_PARAMETERS, parse
+from csi_driver.controller.pools import choose
 from csi_driver.controller.values import CreateVolume, PublishVolume
 from csi_driver.controller.volumes import (
-    refuse_beyond_pool,
     refuse_if_different,
     refuse_unreachable,
     wished,
@@ -236,21 +235,12 @@ def test_without_one_that_reaches_it_is_told_from_where_the_backend_is(requisite
 # -- pools ----------------------------------------------------------------------
 
 
-@dataclass
-class Backend:
-    """What the rule reads of a backend: its name and statistics."""
-
-    pools: list[PoolStats]
-    name: str = "main"
-
-    def stats(self) -> BackendStats:
-        return BackendStats(
-            name="main", vendor="", driver_version="", protocol="", pools=tuple(self.pools)
-        )
+def stats(*pools: PoolStats) -> BackendStats:
+    return BackendStats(name="main", vendor="", driver_version="", protocol="", pools=pools)
 
 
-def pool(name: str, total: float | None) -> PoolStats:
-    return PoolStats(name=name, total_gib=total, free_gib=total)
+def pool(name: str, total: float | None, free: float | None = None) -> PoolStats:
+    return PoolStats(name=name, total_gib=total, free_gib=total if free is None else free)
 
 
 @pytest.mark.parametrize(
@@ -265,17 +255,25 @@ def pool(name: str, total: float | None) -> PoolStats:
     ],
 )
 def test_a_size_is_refused_when_no_pool_could_ever_hold_it(pools, wanted, size, allowed):
-    backend = Backend([pool(name, total) for name, total in pools.items()])
+    told = stats(*(pool(name, total) for name, total in pools.items()))
     if allowed:
-        refuse_beyond_pool(size, backend, wanted)
+        assert choose(told, size, wanted) in pools
     else:
         with pytest.raises(errors.CapacityOutOfRange, match=r"largest volume has \d+ GiB"):
-            refuse_beyond_pool(size, backend, wanted)
+            choose(told, size, wanted)
 
 
 def test_an_unknown_pool_is_answered_with_the_pools_there_are():
     with pytest.raises(InvalidRequest, match="Pools: a, b"):
-        refuse_beyond_pool(1, Backend([pool("b", 1), pool("a", 1)]), "c")
+        choose(stats(pool("b", 1), pool("a", 1)), 1, "c")
+
+
+def test_of_the_pools_that_fit_the_one_with_the_most_room_is_taken():
+    told = stats(pool("small", 10, 9), pool("full", 100, 1), pool("large", 100, 50))
+    assert choose(told, 5) == "large"
+    assert choose(told, 5, "full") == "full", "whether there is room now is for the backend to say"
+    assert choose(stats(pool("a", 10), pool("endless", None)), 5) == "endless"
+    assert choose(stats(), 5) == ""
 
 
 # -- tokens of lists ------------------------------------------------------------
