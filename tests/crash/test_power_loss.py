@@ -21,16 +21,15 @@ from pathlib import Path
 
 import pytest
 
+from csi_driver.config import FILE_DRIVER
 from tests.support import power, state
+from tests.support.controller_bench import ControllerBench
 from tests.support.driver_process import DriverProcess
 from tests.support.power import Moment, Recording
 from tests.support.sidecar import Sidecar
 from tests.support.tracing import CannotTrace, Tracing
 
 NODE = "node-1"
-SAMPLE = 15
-"""Moments of which every `make test` takes the consequences; a start takes two seconds."""
-
 # Method of the sidecar, name of the object, and what else it takes: GiB, then a source.
 SCRIPT: list[tuple] = [
     ("create", "a", 1),
@@ -94,16 +93,15 @@ def play(path: Path, client: int) -> list[Call]:
     """Make the calls of the script, with names of this client's own."""
     ids: dict[str, str] = {}
     calls = []
-    sidecar = Sidecar(str(path))
-    for method, name, *rest in SCRIPT:
-        arguments = _arguments(client, method, name, rest, ids)
-        asked = time.time()
-        body = getattr(sidecar, method)(*arguments).expect().body
-        answered = time.time()
-        ids[name] = _id_in(method, body) or ids[name]
-        gib = rest[0] if method in ("create", "clone", "restore", "expand") else 0
-        calls.append(Call(method, arguments, ids[name], gib, asked, answered))
-    sidecar.close()
+    with Sidecar(str(path)) as sidecar:
+        for method, name, *rest in SCRIPT:
+            arguments = _arguments(client, method, name, rest, ids)
+            asked = time.time()
+            body = getattr(sidecar, method)(*arguments).expect().body
+            answered = time.time()
+            ids[name] = _id_in(method, body) or ids[name]
+            gib = rest[0] if method in ("create", "clone", "restore", "expand") else 0
+            calls.append(Call(method, arguments, ids[name], gib, asked, answered))
     return calls
 
 
@@ -215,31 +213,32 @@ def has_effect(call: Call, directory: Path) -> bool:
 # -- the driver, started on what is left -------------------------------------------
 
 
-def finish(run: Run, moment: Moment, dice: random.Random, directory: Path) -> None:
-    """Start the driver after the loss; what was asked is asked again; then all is deleted."""
-    process = DriverProcess(directory, node_id=NODE)
-    left = process.state_directory
+def restore(run: Run, moment: Moment, dice: random.Random, directory: Path) -> Path:
+    """Make the state directory that the loss of power leaves."""
     files = run.recording.files(moment.flushes, tail=dice if dice.random() < 0.5 else None)
     scratch = directory / "scratch"
     power.lay_out(scratch, files)
-    finishing = power.unfinished(scratch) if dice.random() < 0.5 else ()
-    run.recording.restore(left, files, run.recording.on_backend(moment, finishing))
-    with process:
-        sidecar = Sidecar(str(process.socket))
-        world = run.world(moment)
-        for call in run.unanswered(moment):
-            ask_again(sidecar, call)
-            world.after(call)
-        state.wait_until_nothing_is_pending(left)
-        assert sidecar.volumes() == world.volumes
-        assert sidecar.snapshots() == world.snapshots
-        connected = {record["volume_id"] for record in state.records(left, "connection")}
-        assert connected == world.published
-        assert state.backend_files(left) == state.expected_files(left)
-        delete_all(sidecar, world)
-        assert state.objects(left) == []
-        assert state.backend_files(left) == set()
-        sidecar.close()
+    finishing = power.unfinished(scratch) if dice.random() < 0.5 else power.NOTHING
+    state_directory = directory / "state"
+    run.recording.restore(state_directory, files, run.recording.on_backend(moment, finishing))
+    return state_directory
+
+
+def finish(run: Run, moment: Moment, sidecar: Sidecar, left: Path) -> None:
+    """What was asked is asked again, what is there is compared, then all is deleted."""
+    world = run.world(moment)
+    for call in run.unanswered(moment):
+        ask_again(sidecar, call)
+        world.after(call)
+    state.wait_until_nothing_is_pending(left)
+    assert sidecar.volumes() == world.volumes
+    assert sidecar.snapshots() == world.snapshots
+    connected = {record["volume_id"] for record in state.records(left, "connection")}
+    assert connected == world.published
+    assert state.backend_files(left) == state.expected_files(left)
+    delete_all(sidecar, world)
+    assert state.objects(left) == []
+    assert state.backend_files(left) == set()
 
 
 def ask_again(sidecar: Sidecar, call: Call) -> None:
@@ -257,19 +256,41 @@ def delete_all(sidecar: Sidecar, world: World) -> None:
         sidecar.delete(volume_id).expect()
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("moments", [SAMPLE, pytest.param(None, marks=pytest.mark.full)])
-def test_after_a_loss_of_power_nothing_leaks_and_nothing_is_made_twice(run, moments, capsys):
+@pytest.fixture
+def dice():
+    """Choices that ``CINDER_CSI_POWER_SEED`` repeats."""
     seed = os.environ.get("CINDER_CSI_POWER_SEED") or str(random.SystemRandom().getrandbits(32))
     print(f"CINDER_CSI_POWER_SEED={seed}")
-    dice = random.Random(seed)
-    every = run.recording.moments()
-    chosen = dice.sample(every, min(moments or len(every), len(every)))
+    return random.Random(seed)
+
+
+@pytest.mark.timeout(900)
+def test_after_a_loss_of_power_at_any_moment_nothing_leaks_or_is_made_twice(run, dice, capsys):
+    """The controller alone is started, in this process: a start of the whole takes seconds."""
     began = time.monotonic()
-    for moment in chosen:
+    moments = run.recording.moments()
+    for moment in moments:
         print(moment)
         with tempfile.TemporaryDirectory(prefix="power-") as name:
-            finish(run, moment, dice, Path(name))
+            left = restore(run, moment, dice, Path(name))
+            options = {"volume_driver": FILE_DRIVER, "file_volume_directory": left / "volumes"}
+            with ControllerBench(Path(name), store="db", options=options, name="file") as bench:
+                bench.service.start()
+                with Sidecar(str(bench.socket)) as sidecar:
+                    finish(run, moment, sidecar, left)
     with capsys.disabled():
-        seconds = time.monotonic() - began
-        print(f"\npower loss: {len(chosen)} of {len(every)} moments, {seconds:.0f} s, seed {seed}")
+        print(f"\npower loss: {len(moments)} moments, {time.monotonic() - began:.0f} s")
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("moments", [3, pytest.param(None, marks=pytest.mark.full)])
+def test_the_whole_process_starts_after_a_loss_of_power(run, moments, dice):
+    every = run.recording.moments()
+    for moment in dice.sample(every, moments or len(every)):
+        print(moment)
+        with tempfile.TemporaryDirectory(prefix="power-") as name:
+            left = restore(run, moment, dice, Path(name))
+            with DriverProcess(Path(name), node_id=NODE) as process:
+                with Sidecar(str(process.socket)) as sidecar:
+                    finish(run, moment, sidecar, left)
+                process.kill()

@@ -204,12 +204,11 @@ def test_a_storm_leaves_what_was_answered_and_nothing_else(rounds, tmp_path, cap
         storm(process, clients, tries, rounds, random.Random(seed))
         state.wait_until_nothing_is_pending(process.state_directory)
         owned = [volume for client in clients for volume in client.volumes.values()]
-        look = Sidecar(str(process.socket))
-        assert look.volumes() == {volume.id: volume.gib for volume in owned}
-        assert look.snapshots() == {
-            cut: volume.id for volume in owned for cut in volume.snapshots.values()
-        }
-        look.close()
+        with Sidecar(str(process.socket)) as look:
+            assert look.volumes() == {volume.id: volume.gib for volume in owned}
+            assert look.snapshots() == {
+                cut: volume.id for volume in owned for cut in volume.snapshots.values()
+            }
         directory = process.state_directory
         assert state.backend_files(directory) == state.expected_files(directory)
         with ThreadPoolExecutor(CLIENTS) as pool:

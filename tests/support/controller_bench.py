@@ -52,7 +52,9 @@ class ControllerBench:
     """One controller; as a context manager it serves until the end.
 
     :param backends: how many backends, each with a driver double of its own.
-    :param options: options of the double, for every backend.
+    :param options: options of the double, for every backend; ``volume_driver`` chooses
+        another driver.
+    :param name: the name of the one backend; without it names are new ones.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ControllerBench:
         store: StoreKind = "memory",
         backends: int = 1,
         options: Mapping[str, Any] | None = None,
+        name: str = "",
     ) -> None:
         cinder_process.set_up()
         self.store = open_store(store, directory / "state")
@@ -70,14 +73,14 @@ class ControllerBench:
         lookup = StoreLookup(self.store)
         self.managers = [
             VolumeManager(
-                f"bench{next(_numbers)}",
+                name or f"bench{next(_numbers)}",
                 {"volume_driver": "tests.doubles.driver.DoubleDriver", **(options or {})},
                 lookup,
             )
             for _ in range(backends)
         ]
         self._gates: list[doubles.Gate] = []
-        self._socket = directory / "csi.sock"
+        self.socket = directory / "csi.sock"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.service = self._make_service()
@@ -99,7 +102,7 @@ class ControllerBench:
     def __enter__(self) -> Self:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(WAIT)
-        self.client = Client(str(self._socket))
+        self.client = Client(str(self.socket))
         self.identity = self.client.identity
         self.stub = self.client.controller
         return self
@@ -110,7 +113,7 @@ class ControllerBench:
         self._servicer = Controller(gate)
         self._servicer.service = self.service
         identity = Identity(DRIVER_NAME, gate)
-        self._server = Server(self._socket, gate, identity, self._servicer, None)
+        self._server = Server(self.socket, gate, identity, self._servicer, None)
         await self._server.start()
 
     def __exit__(

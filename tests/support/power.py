@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,13 @@ Files = Mapping[str, bytes]
 """Contents by file name."""
 
 FLUSHES = ("fsync", "fdatasync")
+
+NOTHING: Mapping[str, str] = {}
+
+_MAKING = dict.fromkeys(("create", "clone", "restore", "snapshot"), "link")
+_REMOVING = dict.fromkeys(("delete", "delete-snapshot"), "unlink")
+_DONE_BY = {**_MAKING, **_REMOVING, "extend": "ftruncate"}
+"""The call by which the embedded backend does what an operation asks of it."""
 
 
 @dataclass(frozen=True)
@@ -106,25 +113,28 @@ class Recording:
 
     # -- the backend --------------------------------------------------------------
 
-    def on_backend(self, moment: Moment, finishing: Iterable[str] = ()) -> dict[str, int]:
+    def on_backend(self, moment: Moment, finishing: Mapping[str, str] = NOTHING) -> dict[str, int]:
         """What is on the backend: sizes in bytes by name.
 
-        :param finishing: objects for which the backend ends everything that it does later.
+        :param finishing: operations by object that the backend had been asked for and ends after
+            the moment.
         """
         sizes: dict[str, int] = {}
-        late = set(finishing)
         for call in self._backend:
-            name = Path(call.texts[-1].decode()).name
             source = call.path.name
+            name = Path(call.texts[-1].decode()).name
             hidden = source.startswith(".")
-            if call.began >= moment.place and name not in late and not (hidden and call.numbers):
+            wanted = _DONE_BY.get(finishing.get(name, ""))
+            # Sizes of hidden files show only when these get their names.
+            known = hidden and call.name == "ftruncate"
+            if call.began >= moment.place and call.name != wanted and not known:
                 continue
             if call.name == "ftruncate":
                 sizes[source] = call.numbers[0]
             elif call.name == "link":
                 sizes[name] = sizes[source]
-            elif call.name == "unlink" and not hidden:
-                sizes.pop(name, None)
+            elif call.name == "unlink":
+                sizes.pop(source, None)
         return {name: size for name, size in sizes.items() if not name.startswith(".")}
 
     # -- both ---------------------------------------------------------------------
@@ -164,13 +174,12 @@ def lay_out(directory: Path, files: Files) -> None:
         (records / name).write_bytes(content)
 
 
-def unfinished(directory: Path) -> set[str]:
-    """Names of the backend's objects on which an operation is recorded as begun."""
+def unfinished(directory: Path) -> dict[str, str]:
+    """The operations that are recorded as begun, by the name of their object on the backend."""
     return {
-        f"{record['kind']}-{cinder_id}"
+        f"{record['kind']}-{record['cinder_id']}": record["operation"]["kind"]
         for record in _with_kind(directory)
         if record.get("operation")
-        for cinder_id in (record["cinder_id"], *record["suspects"])
     }
 
 

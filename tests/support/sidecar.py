@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 
@@ -65,6 +66,17 @@ class Sidecar:
     def close(self) -> None:
         """Close the channel."""
         self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def until_final(self, method: str, request: Any) -> Answer:
         """Make the controller call again and again until its answer is final.
