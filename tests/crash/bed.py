@@ -139,7 +139,7 @@ class Bed:
     def __post_init__(self) -> None:
         self.faults = Faults(self.directory / "faults")
         self.state = self.directory / "state"
-        environment = {
+        self.environment = {
             "CINDER_CSI_TEST_FAULT_DIR": str(self.faults.directory),
             "PYTHONPATH": str(ROOT),
         }
@@ -152,11 +152,16 @@ class Bed:
                 role=role,
                 node_id=NODE,
                 arguments=("--state-dir", str(self.state)),
-                environment=environment,
+                environment=self.environment,
                 **special,
             )
-            self.start(role)
-        self._make_golden()
+        try:
+            for role in self.processes:
+                self.start(role)
+            self._make_golden()
+        except BaseException:
+            self.end()
+            raise
         self.baseline = self.inventory()
 
     def _command(self) -> tuple[str, ...]:
@@ -173,6 +178,10 @@ class Bed:
         if role in self.clients:
             self.clients[role].close()
         self.clients[role] = Client(str(self.processes[role].socket))
+
+    def stop(self, role: str) -> None:
+        """Stop a process; :meth:`start` starts it again."""
+        assert self.processes[role].stop() == 0
 
     def end(self) -> None:
         """Kill both processes and release what is left on the machine."""
