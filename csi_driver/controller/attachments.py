@@ -77,7 +77,7 @@ class Attachments:
         self, running: Running, request: PublishVolume, backend: ControllerBackend
     ) -> dict[str, str]:
         context = self._context
-        multiattach = backend.stats().multiattach
+        multiattach = backend.planning_stats().multiattach
         capabilities.require((request.capability,), multiattach=multiattach)
         running.at("waiting for other connections of the volume")
         with context.attachments.holding(request.volume_id):

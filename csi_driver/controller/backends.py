@@ -50,6 +50,7 @@ class ControllerBackend:
         self._topology_key = topology_key
         self._clock = clock
         self._stats: tuple[float, BackendStats] | None = None
+        self._changed = False
         self.work = ThreadPoolExecutor(WORK_THREADS, f"{self.name}-work")
         self.attach = ThreadPoolExecutor(ATTACH_THREADS, f"{self.name}-attach")
         self.detach = ThreadPoolExecutor(DETACH_THREADS, f"{self.name}-detach")
@@ -57,21 +58,43 @@ class ControllerBackend:
     def stats(self) -> BackendStats:
         """The backend's statistics, at most :data:`STATS_SECONDS` old.
 
-        Two threads may both refresh: that is cheaper than a lock held over a
-        call to the backend.
+        Asked anew after something was made or removed.  Two threads may both ask:
+        that is cheaper than a lock held over a call to the backend.
 
         :raises BackendUnavailable: the backend does not answer.
         """
+        known = self._recent()
+        if known is None or self._changed:
+            now = self._clock()
+            self._changed = False  # before it is asked: what is made meanwhile counts
+            try:
+                known = driver_call("statistics", lambda: self.manager.stats(refresh=True))
+            except CinderCSIError:
+                self._changed = True
+                raise
+            self._stats = (now, known)
+        return known
+
+    def planning_stats(self) -> BackendStats:
+        """Statistics to plan with: what is made or removed need not be in them yet.
+
+        Some arrays take seconds to answer, and every create would wait after another.
+        Free room only matters for the choice among several pools: then as :meth:`stats`.
+
+        :raises BackendUnavailable: the backend does not answer.
+        """
+        known = self._recent()
+        return self.stats() if known is None or len(known.pools) > 1 else known
+
+    def _recent(self) -> BackendStats | None:
         known = self._stats
-        now = self._clock()
-        if known is None or now - known[0] > STATS_SECONDS:
-            known = (now, driver_call("statistics", lambda: self.manager.stats(refresh=True)))
-            self._stats = known
+        if known is None or self._clock() - known[0] > STATS_SECONDS:
+            return None
         return known[1]
 
     def forget_stats(self) -> None:
-        """Ask the backend again next time: something was made or removed."""
-        self._stats = None
+        """Let :meth:`stats` ask the backend again: something was made or removed."""
+        self._changed = True
 
     def accessible_from(self) -> tuple[Topology, ...]:
         """Topologies that reach the backend; empty when every node does.

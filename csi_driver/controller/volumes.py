@@ -172,7 +172,7 @@ class Volumes:
         :raises InvalidRequest: no such pool, or a capability that the backend does not have.
         """
         refuse_unreachable(request.requisite, backend.accessible_from(), backend.name)
-        stats = backend.stats()
+        stats = backend.planning_stats()
         capabilities.require(request.capabilities, multiattach=stats.multiattach)
         source = find_source(self._context, request.source) if request.source else None
         least = source.size_gib if source else 0
@@ -258,7 +258,7 @@ class Volumes:
                 )
             return record.size_gib * GIB
         size = capacity.size_for(request.required_bytes, request.limit_bytes)
-        pools.choose(backend.stats(), size, record.pool)
+        pools.choose(backend.planning_stats(), size, record.pool)
         record = context.write(record, "extend", "backend", target_gib=size)
         running.at("backend extend")
         try:
