@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,8 @@ from csi_driver.node.ports import LedgerUnavailable
 
 T = TypeVar("T", Confirmation, NodeRegistration)
 
+_SETTLED_NS = 2_000_000_000
+
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
 
@@ -34,6 +37,8 @@ class SharedDirectory:
     def __init__(self, directory: Path) -> None:
         self._nodes = directory / "nodes"
         self._confirmations = directory / "confirmations"
+        # When the directory of nodes was last changed, and who was in it then.
+        self._known: tuple[int, list[NodeRegistration]] | None = None
 
     # -- the node's side ------------------------------------------------------
 
@@ -70,14 +75,27 @@ class SharedDirectory:
     def nodes(self) -> list[NodeRegistration]:
         """All registrations, by file name.
 
+        Read anew when the directory has changed: every create asks.
+
         :raises LedgerUnavailable: one cannot be read, or is damaged.
         """
+        known = self._known
         try:
+            changed = self._nodes.stat().st_mtime_ns
+            if known is not None and known[0] == changed:
+                return list(known[1])
+            looked = time.time_ns()
             paths = sorted(self._nodes.glob("*.json"))
+        except FileNotFoundError:
+            return []
         except OSError as error:
             raise LedgerUnavailable(f"{self._nodes} cannot be read: {error}") from error
         found = (_read(path, NodeRegistration) for path in paths)
-        return [registration for registration in found if registration is not None]
+        registrations = [registration for registration in found if registration is not None]
+        # A directory may change twice within one tick of the filesystem's clock.
+        if looked - changed > _SETTLED_NS:
+            self._known = changed, registrations
+        return registrations
 
     def forget(self, volume_id: str) -> None:
         """Drop the confirmation of a deleted volume.

@@ -32,6 +32,9 @@ _FITHAW = 0xC0045878
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_INFO64_BYTES = 232
 
+_PARTITIONS = Path("/proc/partitions")
+_LOOP = re.compile(r"loop[0-9]+")
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -57,22 +60,25 @@ MakeTimer = Callable[[float, Callable[[], None]], Timer]
 """Makes a timer that calls a function after so many seconds; tests give another."""
 
 
-def loop_devices_of(file: Path, sys_block: Path = Path("/sys/block")) -> list[str]:
+def loop_devices_of(file: Path) -> list[str]:
     """Names (``loop0``) of the loop devices behind which this very file is.
 
     Asked of the devices by device and inode number: the path in sysfs depends on
     the mount namespace in which a device was set up.
     """
     wanted = file.stat()
-    with os.scandir(sys_block) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.startswith("loop"))
     return [
         name
-        for name in names
-        # Only a device with a file behind it has this directory; most have none.
-        if os.access(f"{sys_block}/{name}/loop", os.F_OK)
-        and _backing_inode(f"/dev/{name}") == (wanted.st_dev, wanted.st_ino)
+        for name in _loop_devices_with_a_file()
+        if _backing_inode(f"/dev/{name}") == (wanted.st_dev, wanted.st_ino)
     ]
+
+
+def _loop_devices_with_a_file() -> list[str]:
+    """Names, by one read instead of a look at each: a device without a file has no size,
+    and is not in this list."""
+    lines = _PARTITIONS.read_text().splitlines()
+    return sorted(name for line in lines if _LOOP.fullmatch(name := line.rpartition(" ")[2]))
 
 
 def with_holders(name: str, sys_block: Path = Path("/sys/block")) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,3 +158,22 @@ def test_nodes_and_controller_may_work_at_once(tmp_path: Path):
         list(pool.map(tell, nodes))
     assert [known.node_id for known in SharedDirectory(tmp_path).nodes()] == nodes
     assert len(list((tmp_path / "nodes").iterdir())) == len(nodes)
+
+
+def test_a_node_that_registers_later_is_found_though_the_directory_is_old(tmp_path: Path):
+    node_side(tmp_path).register(registration("node-1"))
+    os.utime(tmp_path / "nodes", (1, 1))
+    controller = controller_side(tmp_path)
+    assert controller.nodes() == controller.nodes() == [registration("node-1")]
+    node_side(tmp_path).register(registration("node-1", max_volumes=9))
+    node_side(tmp_path).register(registration("node-2"))
+    assert controller.nodes() == [registration("node-1", max_volumes=9), registration("node-2")]
+
+
+def test_nodes_that_have_not_changed_are_not_read_again(tmp_path: Path):
+    node_side(tmp_path).register(registration())
+    os.utime(tmp_path / "nodes", (1, 1))
+    controller = controller_side(tmp_path)
+    first = controller.nodes()
+    (tmp_path / "nodes" / "node-1.json").write_bytes(b"not read")
+    assert controller.nodes() == first
