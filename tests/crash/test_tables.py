@@ -1,0 +1,66 @@
+"""No record is written past the tables of operations: else the matrix would not come by it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import csi_driver
+from csi_driver.controller import operations as controller
+from csi_driver.node import operations as node
+
+PACKAGE = Path(csi_driver.__file__).parent
+
+NODE_WRITES = {("state", "write"), ("state", "remove"), ("state", "set_aside")} | {
+    ("ledger", "confirm")
+}
+STORE_WRITES = {("store", "put"), ("store", "delete")}
+
+REPEATED = {
+    "context.py": "writes by the table, notes errors, and takes over what nodes confirm anyway",
+    "names.py": "buries within the table's step; prunes what is looked for again",
+    "orphans.py": "records what the removal that is done again would record",
+    "service.py": "exports again at every start",
+}
+"""Modules of the controller that may write to the store themselves, and why."""
+
+
+def calls(file: Path) -> Iterator[tuple[tuple[str, str], int]]:
+    """Every call ``….x.y(…)`` or ``x.y(…)`` in a file: the names x and y, and the line."""
+    for found in ast.walk(ast.parse(file.read_text())):
+        if isinstance(found, ast.Call) and isinstance(found.func, ast.Attribute):
+            owner = found.func.value
+            name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+            yield (name, found.func.attr), found.lineno
+
+
+def writes(room: str, kinds: set[tuple[str, str]]) -> dict[str, list[int]]:
+    """Module -> the lines in which it writes."""
+    found: dict[str, list[int]] = {}
+    for file in sorted((PACKAGE / room).glob("*.py")):
+        for call, line in calls(file):
+            if call in kinds:
+                found.setdefault(file.name, []).append(line)
+    return found
+
+
+def test_the_node_writes_only_through_its_progress():
+    assert writes("node", NODE_WRITES) == {}
+
+
+def test_the_controller_writes_only_through_its_context():
+    assert set(writes("controller", STORE_WRITES)) == set(REPEATED)
+
+
+@pytest.mark.parametrize("points", [controller.fault_points(), node.fault_points()])
+def test_every_point_has_a_name_of_its_own(points):
+    assert len({str(point) for point in points}) == len(points)
+
+
+def test_controller_and_node_have_no_point_in_common():
+    """They may run in one process."""
+    names = [{str(p) for p in table.fault_points()} for table in (controller, node)]
+    assert not set.intersection(*names)
