@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full bench lint requirements verify clean
+.PHONY: help setup demo test test-full bench soak lint requirements verify clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test-full: lint ## Run every test, also those that take minutes
 
 bench: setup ## Measure speed and memory; ARGS=--write keeps them in docs/performance.md
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: ## Make 100,000 calls and see that nothing grows; ARGS="--operations 20000 --minutes 5"
+	@tools/setup.sh dev
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 lint: ## Check style, types and import contracts
 	@tools/setup.sh dev

@@ -24,6 +24,13 @@ def records(state: Path, kind: str) -> list[dict[str, Any]]:
     return [json.loads(body) for (body,) in rows]
 
 
+def count(state: Path, kind: str) -> int:
+    """How many records of a kind the ``db`` store has."""
+    with _open(database_path(state)) as connection:
+        (number,) = connection.execute(f"SELECT count(*) FROM {kind}_records").fetchone()
+    return int(number)
+
+
 def objects(state: Path) -> list[dict[str, Any]]:
     """The records of volumes, snapshots and connections."""
     return [
