@@ -90,7 +90,7 @@ def growth(samples: Sequence[Sample]) -> list[str]:
 
 
 def _median(samples: Sequence[Sample], name: str) -> float:
-    return statistics.median(getattr(sample, name) for sample in samples)
+    return float(statistics.median(getattr(sample, name) for sample in samples))
 
 
 def _files_below(directory: Path) -> int:
