@@ -39,13 +39,14 @@ def main() -> int:
     chosen = parser.parse_args()
     deadline = time.monotonic() + chosen.minutes * 60
     each = chosen.operations // len(chosen.stores)
+    failures = 0
     for store in chosen.stores:
         try:
             soak(store, each, chosen.clients, deadline)
         except SoakFailed as error:
             print(f"{store}: {error}", file=sys.stderr)
-            return 1
-    return 0
+            failures += 1
+    return 1 if failures else 0
 
 
 def soak(store: str, operations: int, clients: int, deadline: float) -> None:

@@ -39,7 +39,8 @@ class Allowance:
 
 ALLOWED = {
     "memory_mib": Allowance(0.05, 4),
-    "threads": Allowance(0, 2),
+    # Pools start their threads one by one, whenever none is idle, up to their bounds.
+    "threads": Allowance(0, 8),
     "descriptors": Allowance(0, 4),
     "lock_files": Allowance(0, 16),
     "objects": Allowance(0, 8),
