@@ -24,7 +24,7 @@ from csi_driver.cinderlib.persistence import codec, conflicts, schema, sqlite
 from csi_driver.cinderlib.persistence.group_commit import GroupCommit
 from csi_driver.cinderlib.persistence.lock import ProcessLock
 from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
-from csi_driver.cinderlib.persistence.statements import Statements, setting_meta
+from csi_driver.cinderlib.persistence.statements import Prepared, Statements, setting_meta
 from csi_driver.cinderlib.persistence.store import RecordStore, StoreCorrupt, StoreUnavailable
 
 R = TypeVar("R", bound=Record)
@@ -85,9 +85,8 @@ class DatabaseStore(RecordStore):
     def get(self, kind: type[R], record_id: str) -> R | None:
         """See :meth:`RecordStore.get`."""
         statement = self._statements[kind.KIND].body
-        with self._reading() as cursor:
-            row = statement.run(cursor, {"record_id": record_id}).fetchone()
-        return None if row is None else codec.decode(kind, row[0])
+        rows = self._read(statement, {"record_id": record_id})
+        return codec.decode(kind, rows[0][0]) if rows else None
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
@@ -113,8 +112,7 @@ class DatabaseStore(RecordStore):
         """See :meth:`RecordStore.list`."""
         selected = codec.selection(kind, where)
         statement = self._statements[kind.KIND].page(tuple(selected), limit is not None)
-        with self._reading() as cursor:
-            rows = statement.run(cursor, {"after": after, "limit": limit, **selected}).fetchall()
+        rows = self._read(statement, {"after": after, "limit": limit, **selected})
         return [codec.decode(kind, body) for (body,) in rows]
 
     def close(self) -> None:
@@ -161,13 +159,14 @@ class DatabaseStore(RecordStore):
             statement.run(cursor, this | columns | codec.indexed_values(record))
         return refusal
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[Any]:
-        """A cursor to read with."""
+    def _read(self, statement: Prepared, values: dict[str, Any]) -> Sequence[Any]:
         if self._closed:
             raise StoreUnavailable("The record store is closed")
-        with self._explained(), self._one_at_a_time, sqlite.reading(self._engines) as cursor:
-            yield cursor
+        try:
+            with self._one_at_a_time:
+                return self._engines.reader.rows(statement.text, statement.bind(values))
+        except sqlite.ERRORS as error:
+            raise sqlite.explain(error, self._name) from error
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from csi_driver.base.errors import CinderCSIError
 from csi_driver.cinderlib.persistence.store import StoreCorrupt, StoreUnavailable
@@ -37,16 +38,50 @@ _BEGIN = "BEGIN IMMEDIATE"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+class Reader:
+    """Runs queries by the database's driver, on connections that it keeps open.
+
+    SQLAlchemy's pool, which has to expect open transactions, takes longer than a query.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # Thread-safe, as append and pop of a deque are.
+        self._idle: deque[Any] = deque()
+
+    def rows(self, text: str, parameters: Sequence[object]) -> list[Any]:
+        """All rows of the answer to a query."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._engine.raw_connection()
+        try:
+            found: list[Any] = connection.cursor().execute(text, parameters).fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._idle) < READERS:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return found
+
+    def close(self) -> None:
+        """Close the connections; no query runs any more."""
+        while self._idle:
+            self._idle.pop().close()
+
+
 @dataclass(frozen=True)
 class Engines:
-    """One engine that writes and one that reads; for a database in memory the same one."""
+    """An engine that writes, and what reads; both on one connection for a database in memory."""
 
     writer: Engine
-    reader: Engine
+    reader: Reader
 
     def dispose(self) -> None:
         """Close all connections, the writer's last: it folds the log into the file."""
-        self.reader.dispose()
+        self.reader.close()
         self.writer.dispose()
 
 
@@ -55,11 +90,11 @@ def open_file(path: Path) -> Engines:
     url = f"sqlite:///{path}"
     arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
     writer = create_engine(url, connect_args=arguments, pool_size=1, max_overflow=0)
-    reader = create_engine(url, connect_args=arguments, pool_size=READERS, max_overflow=-1)
+    reader = create_engine(url, connect_args=arguments, poolclass=NullPool)
     event.listen(writer, "connect", _on_connect("journal_mode=WAL", "synchronous=FULL"))
     event.listen(writer, "begin", _begin)
     event.listen(reader, "connect", _on_connect("query_only=ON"))
-    return Engines(writer, reader)
+    return Engines(writer, Reader(reader))
 
 
 def open_in_memory() -> Engines:
@@ -69,14 +104,7 @@ def open_in_memory() -> Engines:
     )
     event.listen(engine, "connect", _on_connect())
     event.listen(engine, "begin", _begin)
-    return Engines(engine, engine)
-
-
-@contextlib.contextmanager
-def reading(engines: Engines) -> Iterator[Any]:
-    """A cursor of the database's driver, to read with."""
-    with contextlib.closing(engines.reader.raw_connection()) as connection:
-        yield connection.cursor()
+    return Engines(engine, Reader(engine))
 
 
 @contextlib.contextmanager
@@ -110,8 +138,7 @@ def create_private(path: Path) -> None:
 
 def why_damaged(engines: Engines) -> str | None:
     """What SQLite finds wrong with the structure of the file, or None."""
-    with engines.reader.connect() as connection:
-        answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    ((answer,),) = engines.reader.rows("PRAGMA quick_check(1)", ())
     return None if answer == "ok" else str(answer)
 
 

@@ -29,10 +29,14 @@ class Prepared:
         # What SQLAlchemy adds of its own: with SQLite, an offset of 0 beside each limit.
         self._added = {name: value for name, value in compiled.params.items() if value is not None}
 
-    def run(self, cursor: Any, values: dict[str, Any]) -> Any:
-        """Run it; ``values`` by the names of the parameters.  Answers the cursor."""
+    def bind(self, values: dict[str, Any]) -> list[object]:
+        """The parameters by position; ``values`` by their names."""
         given = self._added | values
-        cursor.execute(self.text, [given[name] for name in self.parameters])
+        return [given[name] for name in self.parameters]
+
+    def run(self, cursor: Any, values: dict[str, Any]) -> Any:
+        """Run it; answers the cursor."""
+        cursor.execute(self.text, self.bind(values))
         return cursor
 
 

@@ -138,7 +138,17 @@ def take_over(versioned_object: Any, update: Mapping[str, Any] | None) -> None:
         if changes.get(name):
             changes[name] = {**getattr(versioned_object, name), **changes[name]}
     versioned_object.update(changes)
-    versioned_object.save()
+    if changes or _is_touched(versioned_object):
+        versioned_object.save()
+
+
+def _is_touched(versioned_object: Any) -> bool:
+    """Whether the driver set anything; Cinder's own look at all fields costs 0.2 ms."""
+    return bool(versioned_object._changed_fields) or any(
+        getattr(versioned_object, name) != getattr(versioned_object, f"_orig_{name}")
+        for name in ("metadata", "admin_metadata", "glance_metadata")
+        if hasattr(versioned_object, f"_orig_{name}")
+    )
 
 
 def _qos_specs(context: Any, row: Row) -> Any:
