@@ -14,8 +14,8 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -238,9 +238,10 @@ class VolumeDirectory:
 
     def _hidden(self, prefix: str) -> tuple[int, Path]:
         """A new file that belongs to this process while it is open; needs the lock."""
-        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=self.path)
+        path = self.path / f"{prefix}{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor, Path(name)
+        return descriptor, path
 
     def _orphans(self, prefix: str) -> Iterator[Path]:
         """Hidden files whose maker is dead; needs the lock."""

@@ -7,6 +7,7 @@ volume; most objects never had a lock file, so its directory is looked at first.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from typing import Any
@@ -18,7 +19,7 @@ def clean_volume(cinder_id: str, driver: Any) -> None:
     """Remove the lock files of a volume, those that its driver names too."""
     from cinder import coordination, utils
 
-    if _has_files(cinder_id) or _names_files(driver, "clean_volume_file_locks"):
+    if _has_files(cinder_id) or _names_files(type(driver), "clean_volume_file_locks"):
         utils.clean_volume_file_locks(cinder_id, driver)
         coordination.synchronized_remove(f"*{cinder_id}*")
 
@@ -27,7 +28,7 @@ def clean_snapshot(cinder_id: str, driver: Any) -> None:
     """Remove the lock files of a snapshot, those that its driver names too."""
     from cinder import coordination, utils
 
-    if _has_files(cinder_id) or _names_files(driver, "clean_snapshot_file_locks"):
+    if _has_files(cinder_id) or _names_files(type(driver), "clean_snapshot_file_locks"):
         utils.clean_snapshot_file_locks(cinder_id, driver)
         coordination.synchronized_remove(f"*{cinder_id}*")
 
@@ -37,10 +38,11 @@ def _has_files(cinder_id: str) -> bool:
         return any(cinder_id in entry.name for entry in entries)
 
 
-def _names_files(driver: Any, method: str) -> bool:
+@functools.cache
+def _names_files(driver: type[object], method: str) -> bool:
     """Whether the driver has lock files of its own, which may have any name."""
     from cinder.volume import driver as base_driver
 
     # Static, as one of the two methods is a class method: bound ones are never the same.
     cinders = inspect.getattr_static(base_driver.BaseVD, method)
-    return inspect.getattr_static(type(driver), method, cinders) is not cinders
+    return inspect.getattr_static(driver, method, cinders) is not cinders

@@ -8,6 +8,7 @@ nowhere else.  Rows carry Cinder ids; records carry ours.
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -166,6 +167,12 @@ def attachment_row(record: ConnectionRecord, volume_id: str) -> Row:
     )
 
 
+# Every volume has a type, and there are few.
+@functools.lru_cache
+def _type_id(content: str) -> str:
+    return str(uuid.uuid5(_TYPE_NAMESPACE, content))
+
+
 def type_row(extra_specs: Mapping[str, str], qos: Mapping[str, str], *, multiattach: bool) -> Row:
     """The volume type that these specs amount to.
 
@@ -175,8 +182,7 @@ def type_row(extra_specs: Mapping[str, str], qos: Mapping[str, str], *, multiatt
     specs = dict(extra_specs)
     if multiattach:
         specs["multiattach"] = "<is> True"
-    content = json.dumps([specs, dict(qos)], sort_keys=True)
-    type_id = str(uuid.uuid5(_TYPE_NAMESPACE, content))
+    type_id = _type_id(json.dumps([specs, dict(qos)], sort_keys=True))
     qos_row = None
     if qos:
         qos_row = Row(
