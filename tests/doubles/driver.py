@@ -243,7 +243,9 @@ class DoubleDriver(driver.VolumeDriver):
 
     def initialize_connection(self, volume: Any, connector: dict[str, Any]) -> dict[str, Any]:
         with self._work("initialize_connection", volume.id):
-            self.connected.append((volume.id, connector["host"]))
+            pair = (volume.id, connector["host"])
+            if pair not in self.connected:
+                self.connected.append(pair)
         path = self.shelf.path(volume.name) if isinstance(self.shelf, _Files) else volume.name
         data = {"device_path": str(path)}
         if self.configuration.double_login:

@@ -56,6 +56,11 @@ class Faults:
         with self._lock:
             return self._gates.setdefault((operation, when), Gate())
 
+    def let_go(self, operation: str, when: When = "before") -> None:
+        """Release the gate of an operation; its later calls do not stop any more."""
+        with self._lock:
+            self._gates.pop((operation, when)).release()
+
     def operations(self) -> list[str]:
         """The names of the calls, in order."""
         with self._lock:
