@@ -48,6 +48,8 @@ class Pruning:
                 self.round()
             except CinderCSIError as error:
                 LOG.warning("Old tombstones could not be removed: %s", error)
+            except Exception:  # a defect; the next round may find what this one did not
+                LOG.exception("Old tombstones could not be removed")
             self._stopping.wait(INTERVAL_SECONDS)
 
     def round(self) -> int:

@@ -89,6 +89,8 @@ class Repair:
                 self.round(now)
             except CinderCSIError as error:
                 LOG.warning("Pending operations could not be read: %s", error)
+            except Exception:  # a defect; one record must not end the repair of all others
+                LOG.exception("Pending operations could not be repaired")
             self._stopping.wait(INTERVAL_SECONDS)
             now = self._context.clock()
 

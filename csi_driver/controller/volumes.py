@@ -15,6 +15,7 @@ import msgspec
 from csi_driver.base.errors import CinderCSIError, InvalidRequest
 from csi_driver.base.inflight import Running
 from csi_driver.base.values import GIB, Formatting, Topology
+from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import (
     Phase,
     SnapshotRecord,
@@ -267,7 +268,8 @@ class Volumes:
                 lambda: backend.manager.extend_volume(record, size),
             )
         except DriverCallFailed as failed:
-            if not failed.failure.may_have_effect:
+            gone = failed.failure.kind is FailureKind.NOT_FOUND  # no retry brings it back
+            if gone or not failed.failure.may_have_effect:
                 context.write(record, "extend", "undone")
                 raise as_error(failed) from failed
             context.note(record, failed.failure.message)

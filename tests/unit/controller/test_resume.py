@@ -6,9 +6,12 @@ that knows of none in flight.
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import pytest
 
+from csi_driver.base.values import GIB
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Operation,
@@ -16,6 +19,7 @@ from csi_driver.cinderlib.persistence.records import (
     SnapshotRecord,
     VolumeRecord,
 )
+from csi_driver.controller import repair
 from tests.doubles.faults import VendorError
 from tests.support.controller_bench import (
     WAIT,
@@ -242,3 +246,28 @@ def test_a_draining_controller_finishes_what_runs_and_starts_nothing(bench):
     gate.release()
     assert bench.service.drain(WAIT)
     assert running.result().volume.volume_id
+
+
+def test_an_extension_of_what_is_gone_from_the_backend_ends(bench):
+    volume_id = bench.create().volume_id
+    bench.managers[0].driver.shelf.remove(f"volume-{bench.record(volume_id).cinder_id}")
+    with Refused(Code.INTERNAL, "not"):
+        bench.expand(volume_id, 2 * GIB)
+    assert bench.record(volume_id).operation is None
+
+
+def test_a_defect_in_one_round_does_not_end_the_repair(bench, monkeypatch):
+    rounds = []
+    again = threading.Event()
+
+    def defective(now: float) -> list[object]:
+        rounds.append(now)
+        if len(rounds) > 1:
+            again.set()
+        raise KeyError("a step that no table knows")
+
+    monkeypatch.setattr(repair, "INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(bench.service.repair, "round", defective)
+    bench.service.repair.start()
+    assert again.wait(WAIT)
+    bench.service.repair.stop()
