@@ -88,6 +88,8 @@ OPERATIONS: dict[str, tuple[Step, ...]] = {
         Step("unexported", Recovery.REDO, on_change=True),
         Step("gone", Recovery.FINAL),
     ),
+    # Amid the removal of an attempt; the operation that the attempt was for goes on.
+    "orphan": (Step("recorded", Recovery.FINAL, after_failure=True),),
 }
 """Operation -> its steps in order.  A step's record is written before its effect."""
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import logging
 from enum import StrEnum
 
+from csi_driver.base import faults
 from csi_driver.cinderlib.failures import Failure, FailureKind
 from csi_driver.cinderlib.persistence.records import OrphanRecord, SnapshotRecord, VolumeRecord
-from csi_driver.cinderlib.persistence.store import RecordExists, RecordStore
+from csi_driver.cinderlib.persistence.store import RecordExists, RecordStore, StoreUnavailable
 from csi_driver.cinderlib.runtime.removal import Proof, Removal
+from csi_driver.controller.operations import RECORDED, WRITE
 
 LOG = logging.getLogger("csi_driver.controller")
 
@@ -71,10 +73,12 @@ def record(
         reason=f"asked to delete it, the driver answered {answer!r}, which proves nothing:"
         f" {removal.why}",
     )
+    faults.reach(f"orphan/recorded/{WRITE}", StoreUnavailable)
     try:
         store.put(orphan)
     except RecordExists:
         return
+    faults.reach(f"orphan/recorded/{RECORDED}")
     LOG.warning(
         "An attempt to make %s %r may be left on backend %s with Cinder id %s: %s. Look for it"
         " there, delete it, then: cinder-csi orphans --forget %s",

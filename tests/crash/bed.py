@@ -211,19 +211,15 @@ class Bed:
         assert error is not None, f"{call.method} was answered OK"
         return error
 
-    def until_ok(self, call: Call, *, whatever: bool = False) -> Any:
-        """Make the call until it is answered OK; only codes that are not final may come before.
-
-        :param whatever: final codes may come too.
-        """
+    def until_ok(self, call: Call) -> Any:
+        """Make the call until it is answered OK; only codes that are not final may come before."""
         deadline = time.monotonic() + WAIT
         while True:
             future = self.begin(call)
             error = future.exception()
             if error is None:
                 return future.result()
-            last = time.monotonic() > deadline
-            if last or not (whatever or error.code() in NON_FINAL):
+            if error.code() not in NON_FINAL or time.monotonic() > deadline:
                 raise AssertionError(f"{call.method}: {error.code()}: {error.details()}")
             _never.wait(PACE)
 
@@ -233,6 +229,10 @@ class Bed:
         """The volumes or snapshots of a CSI name, in a phase if one is given."""
         found = (r for r in state.records(self.state, kind) if r["name"] == name)
         return [record for record in found if phase in ("", record["phase"])]
+
+    def orphans(self) -> set[str]:
+        """The Cinder ids that are reported as orphans."""
+        return {record["id"] for record in state.records(self.state, "orphan")}
 
     def connections(self) -> list[dict[str, Any]]:
         """The connections that are attached."""

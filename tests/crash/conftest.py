@@ -12,6 +12,7 @@ from tests.crash.bed import RUNS, Bed
 
 FILE_DRIVER = ""
 DISTURBED_DRIVER = "tests.crash.disturbed_driver.DisturbedDriver"
+UNPROVING_DRIVER = "tests.crash.disturbed_driver.UnprovingDriver"
 
 
 class Beds:

@@ -24,6 +24,7 @@ class DisturbedDriver(DoubleDriver):
     """Before a call takes effect it refuses as drivers should; after, as vendors do."""
 
     removal_proves_absence = True
+    """Of the double this is true, and the tests rely on it."""
 
     def remove_export(self, context: Any, volume: Any) -> None:
         """Forget the credentials of the export, in the volume itself."""
@@ -37,3 +38,10 @@ class DisturbedDriver(DoubleDriver):
         except _Asked as asked:
             kinds = {"before": exception.NotSupportedOperation, "after": VendorError}
             raise kinds[when](str(asked)) from asked
+
+
+@interface.volumedriver
+class UnprovingDriver(DisturbedDriver):
+    """When it has deleted something, nobody knows whether it was there."""
+
+    removal_proves_absence = False

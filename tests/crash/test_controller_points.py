@@ -22,8 +22,10 @@ from tests.crash.requests import Call
 
 pytestmark = pytest.mark.root
 
-# Reverts have no RPC: see test_revert_points.
-POINTS = [point for point in fault_points() if point.operation != "revert"]
+ELSEWHERE = {"revert", "orphan"}
+"""No RPC of their own: test_revert_points, test_orphan_points."""
+
+POINTS = [point for point in fault_points() if point.operation not in ELSEWHERE]
 WRITES = [point for point in POINTS if point.moment == WRITE]
 
 
@@ -118,4 +120,4 @@ def test_when_the_store_fails_there_the_retry_finishes_it(bed: Bed, point: Fault
 
 
 def test_every_operation_has_a_scenario():
-    assert set(SCENARIOS) | {"revert"} == set(OPERATIONS)
+    assert set(SCENARIOS) | ELSEWHERE == set(OPERATIONS)

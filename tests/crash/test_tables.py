@@ -22,7 +22,7 @@ STORE_WRITES = {("store", "put"), ("store", "delete")}
 REPEATED = {
     "context.py": "writes by the table, notes errors, and takes over what nodes confirm anyway",
     "names.py": "buries within the table's step; prunes what is looked for again",
-    "orphans.py": "records what the removal that is done again would record",
+    "orphans.py": "writes by the table, once",
     "service.py": "exports again at every start",
 }
 """Modules of the controller that may write to the store themselves, and why."""
