@@ -19,9 +19,9 @@ action      effect at the point
 ==========  ====================================================================
 ``kill``    SIGKILL to the process itself: nothing is flushed, nobody is told
 ``fail``    the write that follows fails, as the store or the disk would fail it
-``pause``   the work waits until somebody has opened and closed the FIFO ``resume``
-            in the directory: the caller can give up meanwhile, as when its answer
-            is lost
+``pause``   the work makes the file ``paused`` in the directory and waits until
+            somebody removes it: the caller can give up meanwhile, as when its
+            answer is lost
 ==========  ====================================================================
 """
 
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from csi_driver.base.errors import CinderCSIError
 
 _FAULT = "CINDER_CSI_TEST_FAULT"
 _DIRECTORY = "CINDER_CSI_TEST_FAULT_DIR"
+_PACE_SECONDS = 0.01
 
 
 class Faults:
@@ -57,7 +59,10 @@ class Faults:
         elif action == "fail" and failure is not None:
             raise failure(f"A test made the write at {point} fail")
         elif action == "pause" and self._directory is not None:
-            (self._directory / "resume").read_bytes()
+            paused = self._directory / "paused"
+            paused.touch()
+            while paused.exists():
+                time.sleep(_PACE_SECONDS)
 
     def _take(self, point: str) -> str:
         """The action at a point, for the first thread that comes by; '' for others."""

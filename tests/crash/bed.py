@@ -9,12 +9,9 @@ loop devices.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import json
-import os
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,17 +29,10 @@ from tests.support import state
 from tests.support.driver_process import DriverProcess
 from tests.support.leftovers import loop_devices_below, mounts_below, release
 from tests.support.messages import from_volume
-
-WAIT = 60.0
-"""Seconds after which something that never comes fails its test."""
-
-PACE = 0.02
-"""Seconds between two looks at something that another process does."""
+from tests.support.waiting import WAIT, look_again, wait_until
 
 DATA = "what somebody wrote"
 ROOT = Path(__file__).resolve().parents[2]
-
-_never = threading.Event()
 
 RUNS: Counter[str] = Counter()
 """How often each kind of test ran, for the end of the session."""
@@ -62,23 +52,13 @@ def counted(how: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return wrap
 
 
-def wait_until(what: str, true: Callable[[], bool]) -> None:
-    """Look again and again until it is true."""
-    deadline = time.monotonic() + WAIT
-    while not true():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {WAIT:g} s")
-        _never.wait(PACE)
-
-
 class Faults:
     """The directory of armed faults; see :mod:`csi_driver.base.faults`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir()
-        os.mkfifo(directory / "resume")
-        self._fifo = -1
+        self._paused = directory / "paused"
 
     def arm(self, point: str, action: str) -> None:
         """Let ``action`` happen when the work comes to ``point``."""
@@ -91,23 +71,18 @@ class Faults:
     def armed(self) -> list[str]:
         """The points that were not reached yet."""
         files = (path for path in self.directory.rglob("*") if path.is_file())
+        files = (path for path in files if path != self._paused)
         return sorted(str(path.relative_to(self.directory)) for path in files)
 
     def wait_until_paused(self, call: grpc.Future) -> None:
         """Until the work stands at its point; fails when the call ends before."""
-        while self._fifo < 0:
-            try:
-                self._fifo = os.open(self.directory / "resume", os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                assert not call.done(), f"ended before {self.armed()}: {call.exception()}"
-                _never.wait(PACE)
+        while not self._paused.exists():
+            assert not call.done(), f"ended before {self.armed()}: {call.exception()}"
+            look_again()
 
     def resume(self) -> None:
         """Let the work go on."""
-        os.close(self._fifo)
-        self._fifo = -1
+        self._paused.unlink()
 
 
 @dataclass(frozen=True)
@@ -221,7 +196,7 @@ class Bed:
                 return future.result()
             if error.code() not in NON_FINAL or time.monotonic() > deadline:
                 raise AssertionError(f"{call.method}: {error.code()}: {error.details()}")
-            _never.wait(PACE)
+            look_again()
 
     # -- what there is ------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc.errors import NON_FINAL
 from tests.support.calls import WAIT, Calls
 from tests.support.driver_process import DriverProcess
+from tests.support.waiting import wait_until
 
 
 class Pause:
@@ -21,19 +22,17 @@ class Pause:
 
     def __init__(self, directory: Path, point: str) -> None:
         directory.mkdir()
-        os.mkfifo(directory / "resume")
-        self.directory = directory
+        self._paused = directory / "paused"
         self.environment = {
             "CINDER_CSI_TEST_FAULT": f"{point}=pause",
             "CINDER_CSI_TEST_FAULT_DIR": str(directory),
         }
 
     def wait_until_reached(self) -> None:
-        """The process opens the FIFO when it is there: opening the other end waits for it."""
-        self._fifo = os.open(self.directory / "resume", os.O_WRONLY)
+        wait_until("the fault point", self._paused.exists)
 
     def resume(self) -> None:
-        os.close(self._fifo)
+        self._paused.unlink()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from csi_driver.base import faults
 from csi_driver.base.errors import StateDirectoryError
 from csi_driver.base.faults import Faults
+from tests.support.waiting import wait_until
 
 
 def in_directory(directory: Path) -> Faults:
@@ -72,15 +73,14 @@ def test_of_many_threads_at_a_point_one_fails(tmp_path):
     assert len(failed) == 1
 
 
-def test_a_pause_lasts_until_the_fifo_is_opened_and_closed(tmp_path):
+def test_a_pause_lasts_until_its_file_is_removed(tmp_path):
     asked = in_directory(tmp_path)
-    os.mkfifo(tmp_path / "resume")
     arm(tmp_path, "create/backend/write", "pause")
     paused = threading.Thread(target=asked.reach, args=("create/backend/write",))
     paused.start()
-    writer = os.open(tmp_path / "resume", os.O_WRONLY)  # waits for the reader
+    wait_until("the pause", (tmp_path / "paused").exists)
     assert paused.is_alive()
-    os.close(writer)
+    (tmp_path / "paused").unlink()
     paused.join()
 
 
