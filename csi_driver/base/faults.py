@@ -35,6 +35,12 @@ from pathlib import Path
 
 from csi_driver.base.errors import CinderCSIError
 
+WRITE = "write"
+"""Fault point before a step's record is written: the effect of the step before is done."""
+
+RECORDED = "recorded"
+"""Fault point after a step's record was written: its effect is not."""
+
 _FAULT = "CINDER_CSI_TEST_FAULT"
 _DIRECTORY = "CINDER_CSI_TEST_FAULT_DIR"
 _PACE_SECONDS = 0.01

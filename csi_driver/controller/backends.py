@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from csi_driver.base.errors import CinderCSIError, ConfigurationError, InvalidRequest
-from csi_driver.base.values import GIB, Topology
+from csi_driver.base.values import Topology
 from csi_driver.cinderlib.failures import Failure, FailureKind, classify
 from csi_driver.cinderlib.manager import BackendStats, VolumeManager
 from csi_driver.controller import errors
@@ -207,10 +207,3 @@ def as_error(failed: DriverCallFailed) -> CinderCSIError:
     """The final error for a failure of which nothing is left on the backend."""
     kind = _ERRORS.get(failed.failure.kind, errors.BackendFailed)
     return kind(f"{failed.action} failed: {failed.failure.message}")
-
-
-def largest_pool_bytes(stats: BackendStats, pool: str = "") -> int | None:
-    """Free bytes of the pool asked for, or of the pool that has most; None if not known."""
-    free = [p.free_gib for p in stats.pools if not pool or p.name == pool]
-    known = [value for value in free if value is not None]
-    return int(max(known) * GIB) if known and len(known) == len(free) else None

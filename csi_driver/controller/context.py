@@ -15,6 +15,7 @@ import msgspec
 
 from csi_driver.base import faults
 from csi_driver.base.errors import OperationInProgress
+from csi_driver.base.faults import RECORDED, WRITE
 from csi_driver.base.inflight import InFlight
 from csi_driver.base.sealing import KeyRing
 from csi_driver.base.values import FormattingState
@@ -27,7 +28,7 @@ from csi_driver.cinderlib.persistence.records import (
 from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore, StoreUnavailable
 from csi_driver.controller import errors, names
 from csi_driver.controller.backends import Backends
-from csi_driver.controller.operations import RECORDED, WRITE, AnyRecord, Recovery, step_of
+from csi_driver.controller.operations import AnyRecord, Recovery, step_of
 from csi_driver.controller.ports import NodeDirectory
 
 M = TypeVar("M", VolumeRecord, SnapshotRecord)

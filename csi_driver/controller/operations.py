@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from csi_driver.base.faults import RECORDED, WRITE
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Operation,
@@ -92,12 +93,6 @@ OPERATIONS: dict[str, tuple[Step, ...]] = {
     "orphan": (Step("recorded", Recovery.FINAL, after_failure=True),),
 }
 """Operation -> its steps in order.  A step's record is written before its effect."""
-
-WRITE = "write"
-"""Fault point before a step's record is written: the effect of the step before is done."""
-
-RECORDED = "recorded"
-"""Fault point after a step's record was written: its effect is not."""
 
 FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 300.0

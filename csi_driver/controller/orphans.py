@@ -13,11 +13,11 @@ import logging
 from enum import StrEnum
 
 from csi_driver.base import faults
+from csi_driver.base.faults import RECORDED, WRITE
 from csi_driver.cinderlib.failures import Failure, FailureKind
 from csi_driver.cinderlib.persistence.records import OrphanRecord, SnapshotRecord, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordExists, RecordStore, StoreUnavailable
 from csi_driver.cinderlib.runtime.removal import Proof, Removal
-from csi_driver.controller.operations import RECORDED, WRITE
 
 LOG = logging.getLogger("csi_driver.controller")
 

@@ -26,6 +26,7 @@ from typing import ParamSpec, TypeVar
 
 from csi_driver.base import faults
 from csi_driver.base.errors import CinderCSIError, StateDirectoryError
+from csi_driver.base.faults import RECORDED, WRITE
 from csi_driver.node.ports import LedgerUnavailable
 
 P = ParamSpec("P")
@@ -87,12 +88,6 @@ OPERATIONS: dict[str, tuple[Step, ...]] = {
     ),
 }
 """Operation -> its steps in order."""
-
-WRITE = "write"
-"""Fault point before a step's record is written: the effect of the step before is done."""
-
-RECORDED = "recorded"
-"""Fault point after a step's record was written: its effect is not."""
 
 REACHED = "reached"
 """The one fault point of a step that writes nothing; the effect of the step before is done."""

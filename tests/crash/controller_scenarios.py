@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from csi_driver.controller.operations import OPERATIONS, WRITE, FaultPoint, Recovery
+from csi_driver.base.faults import WRITE
+from csi_driver.controller.operations import OPERATIONS, FaultPoint, Recovery
 from tests.crash import requests
 from tests.crash.bed import Bed
 from tests.crash.requests import Call

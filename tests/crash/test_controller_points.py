@@ -13,7 +13,8 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from csi_driver.controller.operations import OPERATIONS, WRITE, FaultPoint, fault_points
+from csi_driver.base.faults import WRITE
+from csi_driver.controller.operations import OPERATIONS, FaultPoint, fault_points
 from csi_driver.rpc.errors import NON_FINAL
 from tests.crash.bed import DATA, Bed, counted
 from tests.crash.conftest import DISTURBED_DRIVER, FILE_DRIVER

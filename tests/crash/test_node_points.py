@@ -9,7 +9,8 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from csi_driver.node.operations import OPERATIONS, WRITE, FaultPoint, fault_points
+from csi_driver.base.faults import WRITE
+from csi_driver.node.operations import OPERATIONS, FaultPoint, fault_points
 from csi_driver.rpc.errors import NON_FINAL
 from tests.crash.bed import DATA, Bed, counted
 from tests.crash.node_scenarios import PREPARE, Subject, see_done

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from csi_driver.controller.operations import WRITE, FaultPoint, fault_points
+from csi_driver.base.faults import WRITE
+from csi_driver.controller.operations import FaultPoint, fault_points
 from csi_driver.rpc.errors import NON_FINAL
 from tests.crash import requests
 from tests.crash.bed import Bed, counted

@@ -11,7 +11,8 @@ import subprocess
 
 import pytest
 
-from csi_driver.controller.operations import WRITE, FaultPoint, fault_points
+from csi_driver.base.faults import WRITE
+from csi_driver.controller.operations import FaultPoint, fault_points
 from tests.crash import requests
 from tests.crash.bed import DATA, Bed, counted
 from tests.support.driver_process import COMMAND
