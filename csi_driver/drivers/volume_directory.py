@@ -126,9 +126,11 @@ class VolumeDirectory:
             else:
                 os.fchmod(descriptor, 0o400)
             os.fsync(descriptor)
-            # Unlike a rename, a link never replaces what is there.
-            os.link(hidden, path)
-            hidden.unlink()
+            # With the lock: one who measures in between could see neither name, and
+            # promise the same room again.  Unlike a rename, a link never replaces.
+            with self.locked():
+                os.link(hidden, path)
+                hidden.unlink()
             self._sync()
 
     def remove(self, name: str) -> None:

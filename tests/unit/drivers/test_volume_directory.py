@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -101,6 +102,25 @@ def test_a_volume_is_promised_its_size_and_a_snapshot_what_it_has(files):
         os.write(target, b"x" * 65536)
     used = files.usage()
     assert used.written == used.promised - (1 << 30) + 65536 == 2 * 65536
+
+
+def test_nobody_measures_while_a_file_gets_its_name(files, monkeypatch):
+    # One who reads the directory meanwhile could meet neither name.
+    held: list[bool] = []
+
+    def link(source: Path, target: Path) -> None:
+        with (files.path / ".lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(True)
+        os_link(source, target)
+
+    os_link = os.link
+    monkeypatch.setattr(os, "link", link)
+    make(files, "volume-1")
+    assert held == [True]
+    assert visible(files) == {"volume-1"}
 
 
 def test_a_file_grows_and_never_shrinks(files):
