@@ -23,6 +23,8 @@ from csi_driver.cinderlib.failures import classify, message_of
 from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
+    GroupRecord,
+    GroupSnapshotRecord,
     Operation,
     Phase,
     SnapshotRecord,
@@ -31,7 +33,7 @@ from csi_driver.cinderlib.persistence.records import (
 
 LOG = logging.getLogger(__name__)
 
-R = TypeVar("R", VolumeRecord, SnapshotRecord, ConnectionRecord)
+R = TypeVar("R", VolumeRecord, SnapshotRecord, ConnectionRecord, GroupRecord, GroupSnapshotRecord)
 E = TypeVar("E", bound="Entity[Any]")
 
 
@@ -110,7 +112,12 @@ class Entity(Generic[R]):
 
     @contextmanager
     def _operation(
-        self, kind: str, during: Phase, failed: Phase, refused: Phase | None = None
+        self,
+        kind: str,
+        during: Phase,
+        failed: Phase,
+        refused: Phase | None = None,
+        **intent: Any,
     ) -> Iterator[None]:
         """Write that an operation begins, and how it ended if it failed.
 
@@ -118,12 +125,14 @@ class Entity(Generic[R]):
 
         :param failed: the phase after a failure.
         :param refused: the phase after one that is known to have had no effect.
+        :param intent: further fields of the recorded operation: what it leads to.
         """
         operation = Operation(
             kind=kind,
             step="backend",
             since=time.time(),
             owner=f"{session.current().settings.host}/{os.getpid()}",
+            **intent,
         )
         self._put(phase=during, operation=operation)
         try:

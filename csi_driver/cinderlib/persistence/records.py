@@ -24,6 +24,9 @@ class Phase(StrEnum):
     AVAILABLE = "available"
     DELETING = "deleting"
     REVERTING = "reverting"
+    MANAGING = "managing"
+    ERROR_MANAGING = "error_managing"
+    UNMANAGING = "unmanaging"
     ERROR = "error"
     ATTACHING = "attaching"
     ATTACHED = "attached"
@@ -35,7 +38,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     ``since`` is seconds since the epoch; ``owner`` names host and process;
     ``size_gib`` is the size that an extension leads to, ``snapshot_id`` the
-    snapshot that a volume is reverted to.
+    snapshot that a volume is reverted to, ``wanted`` what else was asked: the specs
+    of a retype, the reference of an import.
     """
 
     kind: str
@@ -46,13 +50,32 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""
     size_gib: int = 0
     snapshot_id: str = ""
+    wanted: dict[str, Any] = {}
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """What a volume was made from: ``kind`` is "volume" or "snapshot"."""
+    """What a volume or group was made from.
+
+    ``kind`` is "volume" or "snapshot"; for a group "group" or "group_snapshot".
+    """
 
     kind: str
     id: str
+
+
+class Encryption(msgspec.Struct, frozen=True, kw_only=True):
+    """How a volume is encrypted on the hosts that attach it.
+
+    ``key_id`` names the key; the key itself is never recorded.  ``key_size`` is in
+    bits.  ``formatted``: the volume has a LUKS header, so none is ever made again.
+    """
+
+    provider: str
+    cipher: str
+    key_size: int
+    key_id: str
+    control_location: str = "front-end"
+    formatted: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +99,8 @@ class VolumeRecord(Record, frozen=True, kw_only=True):
     ``request`` is what the caller asked, normalised, to recognise an equal call.
     ``provider`` holds the fields that the driver returned (provider_location,
     provider_id, provider_auth, replication_status, ...).  ``suspects`` are the
-    Cinder ids of earlier attempts whose outcome is unknown.
+    Cinder ids of earlier attempts whose outcome is unknown.  ``group_id`` is the
+    record id of its group.
     """
 
     KIND: ClassVar[str] = "volume"
@@ -103,12 +127,17 @@ class VolumeRecord(Record, frozen=True, kw_only=True):
     bootable: bool = False
     formatting: Formatting = Formatting()
     identity: str = ""
+    group_id: str = ""
+    encryption: Encryption | None = None
     operation: Operation | None = None
     suspects: tuple[str, ...] = ()
 
 
 class SnapshotRecord(Record, frozen=True, kw_only=True):
-    """A snapshot; ``size_gib`` and ``formatting`` are the volume's at the cut."""
+    """A snapshot; ``size_gib``, ``formatting`` and ``encryption`` are the volume's at the cut.
+
+    ``group_snapshot_id`` is the record id of the group snapshot that it is part of.
+    """
 
     KIND: ClassVar[str] = "snapshot"
     INDEXED: ClassVar[tuple[str, ...]] = (
@@ -133,8 +162,55 @@ class SnapshotRecord(Record, frozen=True, kw_only=True):
     provider: dict[str, Any] = {}
     metadata: dict[str, str] = {}
     formatting: Formatting = Formatting()
+    group_snapshot_id: str = ""
+    encryption: Encryption | None = None
     operation: Operation | None = None
     suspects: tuple[str, ...] = ()
+
+
+class GroupRecord(Record, frozen=True, kw_only=True):
+    """A group of volumes of one backend; each volume's record names it.
+
+    ``specs`` are the group type's, as ``consistent_group_snapshot_enabled``.
+    ``provider`` holds what the driver returned (replication_status).
+    """
+
+    KIND: ClassVar[str] = "group"
+    INDEXED: ClassVar[tuple[str, ...]] = ("name", "backend", "cinder_id", "phase", "pending")
+
+    name: str
+    backend: str
+    phase: Phase
+    cinder_id: str
+    created_at: float
+    description: str = ""
+    specs: dict[str, str] = {}
+    source: Source | None = None
+    provider: dict[str, Any] = {}
+    operation: Operation | None = None
+
+
+class GroupSnapshotRecord(Record, frozen=True, kw_only=True):
+    """Snapshots of all volumes of a group, made together; each one's record names it."""
+
+    KIND: ClassVar[str] = "group_snapshot"
+    INDEXED: ClassVar[tuple[str, ...]] = (
+        "name",
+        "group_id",
+        "backend",
+        "cinder_id",
+        "phase",
+        "pending",
+    )
+
+    name: str
+    group_id: str
+    backend: str
+    phase: Phase
+    cinder_id: str
+    created_at: float
+    description: str = ""
+    operation: Operation | None = None
 
 
 class ConnectionRecord(Record, frozen=True, kw_only=True):
@@ -209,6 +285,8 @@ class KeyValueRecord(Record, frozen=True, kw_only=True):
 RECORD_TYPES: tuple[type[Record], ...] = (
     VolumeRecord,
     SnapshotRecord,
+    GroupRecord,
+    GroupSnapshotRecord,
     ConnectionRecord,
     TombstoneRecord,
     OrphanRecord,

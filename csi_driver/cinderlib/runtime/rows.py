@@ -42,6 +42,10 @@ _TYPE_NAMESPACE = uuid.UUID("6b1f7c0e-6d0a-4b6e-9a0e-0a6f7a1f5a11")
 _VOLUME_STATUS = {
     Phase.CREATING: "creating",
     Phase.DELETING: "deleting",
+    Phase.REVERTING: "reverting",
+    Phase.MANAGING: "managing",
+    Phase.ERROR_MANAGING: "error_managing",
+    Phase.UNMANAGING: "unmanaging",
     Phase.ERROR: "error",
 }
 
