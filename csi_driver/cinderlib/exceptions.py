@@ -36,6 +36,21 @@ class InvalidOption(ConfigurationError):
     """The value of a backend's option is missing or not of the option's type."""
 
 
+class MissingPackage(ConfigurationError):
+    """A driver needs a vendor's Python package that is not here, or of another version."""
+
+    advice = "Install the vendor's package beside this one"
+
+
+class UnsupportedDriver(ConfigurationError):
+    """Cinder calls the driver unsupported, and nobody said that this is known."""
+
+    advice = (
+        "Cinder has no tests of it any more and may remove it; set enable_unsupported_driver"
+        " to use it all the same"
+    )
+
+
 class BackendExists(ConfigurationError, ValueError):
     """A backend of this name is loaded already, with another configuration."""
 

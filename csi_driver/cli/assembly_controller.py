@@ -11,7 +11,7 @@ from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.sealed import SealedStore
 from csi_driver.cinderlib.persistence.store import RecordStore
-from csi_driver.cinderlib.runtime import bootstrap
+from csi_driver.cinderlib.runtime import bootstrap, drivers
 from csi_driver.cli.installation import prove
 from csi_driver.cli.shared_directory import SharedDirectory
 from csi_driver.config import Settings
@@ -57,13 +57,10 @@ def _backends(
 ) -> list[ControllerBackend]:
     bootstrap.setup(bootstrap.RuntimeSettings(state_path=settings.state_dir / "cinder"))
     lookup = StoreLookup(store)
-    return [
-        ControllerBackend(
-            VolumeManager(
-                backend.name, {"volume_driver": backend.driver, **backend.options}, lookup
-            ),
-            nodes,
-            settings.topology_key,
-        )
-        for backend in settings.backends()
-    ]
+    made = []
+    for backend in settings.backends():
+        options = {"volume_driver": backend.driver, **backend.options}
+        drivers.refuse_unsupported(backend.name, options)
+        manager = VolumeManager(backend.name, options, lookup)
+        made.append(ControllerBackend(manager, nodes, settings.topology_key))
+    return made

@@ -131,6 +131,8 @@ TABLE: dict[str, grpc.StatusCode] = {
     _LIBRARY + "UnknownDriver": Code.FAILED_PRECONDITION,
     _LIBRARY + "UnknownOption": Code.FAILED_PRECONDITION,
     _LIBRARY + "InvalidOption": Code.FAILED_PRECONDITION,
+    _LIBRARY + "MissingPackage": Code.FAILED_PRECONDITION,
+    _LIBRARY + "UnsupportedDriver": Code.FAILED_PRECONDITION,
     _LIBRARY + "BackendExists": Code.FAILED_PRECONDITION,
     _LIBRARY + "BackendSetupFailed": Code.UNAVAILABLE,
     _LIBRARY + "NotProvided": Code.INTERNAL,

@@ -1,36 +1,29 @@
 """Loads a Cinder volume driver with its configuration and brings it up.
 
 Called by :mod:`csi_driver.cinderlib.manager`, once per backend.  Does what
-``cinder.volume.manager`` does in ``__init__`` and ``_init_host``: a configuration
-group, the driver's options in it, the driver, ``do_setup`` and the rest.  Options
-come as a dictionary instead of a section of cinder.conf; oslo.config still checks
-them, so a wrong type is found here and not in the middle of an attach.
+``cinder.volume.manager`` does in ``__init__`` and ``_init_host``: a configuration group
+with the driver's options (:mod:`~csi_driver.cinderlib.runtime.options`), the driver,
+``do_setup`` and the rest.  No lock is held: a slow array keeps no other backend waiting.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 from collections.abc import Mapping
 from typing import Any
 
-from csi_driver.base.masking import SECRETS, is_secret_name
 from csi_driver.cinderlib.exceptions import (
     BackendSetupFailed,
-    InvalidOption,
+    MissingPackage,
     UnknownDriver,
-    UnknownOption,
+    UnsupportedDriver,
 )
 from csi_driver.cinderlib.failures import classify
-from csi_driver.cinderlib.runtime import bootstrap, quirks
+from csi_driver.cinderlib.runtime import bootstrap, catalog, packages, quirks
+from csi_driver.cinderlib.runtime.options import configure
 
 LOG = logging.getLogger(__name__)
-
-GROUP_PREFIX = "backend-"
-"""Prefix of configuration groups: a backend called "host" must not replace CONF.host."""
-
-_OURS = ("volume_driver", "volume_backend_name")
 
 
 def load(name: str, options: Mapping[str, Any], *, is_empty: bool) -> Any:
@@ -40,13 +33,14 @@ def load(name: str, options: Mapping[str, Any], *, is_empty: bool) -> Any:
     :param is_empty: whether no volume of this backend is recorded.
     :returns: the driver, initialised.
     :raises UnknownDriver: there is no such driver class.
+    :raises MissingPackage: it needs a vendor's package, or another version of it.
     :raises UnknownOption: the driver has no such option; names the nearest.
     :raises InvalidOption: a value is missing or not of the option's type.
     :raises BackendSetupFailed: the driver's own setup failed.
     :raises NotSetUp: the process is not set up.
     """
     bootstrap.active()
-    driver_class = find_class(str(options.get("volume_driver") or ""))
+    driver_class = _driver_class(options)
     configuration = configure(name, driver_class, options)
     quirks.before_init(driver_class, configuration, options)
     try:
@@ -67,6 +61,32 @@ def load(name: str, options: Mapping[str, Any], *, is_empty: bool) -> Any:
     return driver
 
 
+def refuse_unsupported(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a driver that Cinder calls unsupported, unless the options say that this is known.
+
+    For whoever runs volumes for others; a program of its own is only warned (:func:`load`).
+
+    :raises UnsupportedDriver: ``enable_unsupported_driver`` is not set.
+    :raises UnknownDriver, MissingPackage: as for :func:`load`.
+    """
+    from oslo_utils import strutils
+
+    driver_class = _driver_class(options)
+    known = strutils.bool_from_string(options.get("enable_unsupported_driver"))
+    if not known and not getattr(driver_class, "SUPPORTED", True):
+        raise UnsupportedDriver(
+            f"Backend {name!r}: Cinder calls driver {driver_class.__name__} unsupported"
+        )
+
+
+def _driver_class(options: Mapping[str, Any]) -> Any:
+    path = catalog.path_of(str(options.get("volume_driver") or ""))
+    entry = catalog.entry_of(path)
+    for module in entry.packages if entry else ():
+        packages.require(module, path)
+    return find_class(path)
+
+
 def host_of(name: str) -> str:
     """``HOST@BACKEND``, as Cinder calls the backend of a service."""
     return f"{bootstrap.active().host}@{name}"
@@ -76,6 +96,7 @@ def find_class(path: str) -> Any:
     """The driver class with this full name.
 
     :raises UnknownDriver: the module or the class does not exist, or cannot be imported.
+    :raises MissingPackage: the module needs another that is not there.
     """
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
@@ -93,9 +114,9 @@ def find_class(path: str) -> Any:
     except ImportError as error:
         missing = error.name or ""
         if missing and not module_name.startswith(missing):
-            raise UnknownDriver(
+            raise MissingPackage(
                 f"Driver {path} needs the Python module {missing!r}",
-                advice="Install the vendor's package beside this one",
+                advice=packages.advice_for(missing),
             ) from error
         raise UnknownDriver(f"Driver {path} cannot be imported: {error}") from error
     from cinder.volume import driver as base_driver
@@ -109,115 +130,12 @@ def find_class(path: str) -> Any:
     return found
 
 
-def configure(name: str, driver_class: Any, options: Mapping[str, Any]) -> Any:
-    """The ``cinder.volume.configuration.Configuration`` of one backend.
-
-    A group that an earlier backend of this name left behind starts anew.
-
-    :raises UnknownOption: the driver has no such option.
-    :raises InvalidOption: a value is missing or not of the option's type.
-    """
-    from cinder.volume import configuration as cinder_configuration
-    from cinder.volume import driver as base_driver
-    from oslo_config import cfg
-
-    group = GROUP_PREFIX + name
-    driver_options = quirks.driver_options(driver_class)
-    cfg.CONF.register_group(cfg.OptGroup(group))
-    made = cinder_configuration.Configuration(base_driver.volume_opts, config_group=group)
-    made.append_config_values(driver_options)
-    for known in cfg.CONF[group]:
-        cfg.CONF.clear_override(known, group=group)
-    cfg.CONF.set_override("volume_backend_name", name, group=group)
-    values = {key.replace("-", "_"): value for key, value in options.items()}
-    for key, value in values.items():
-        if is_secret_name(key):
-            SECRETS.learn(str(value), keep=True)
-        if key not in _OURS and key not in quirks.ATTRIBUTES:
-            _set(name, made, _option(name, driver_class, made, key), value)
-    _require(name, made, driver_options)
-    return made
-
-
-def _option(name: str, driver_class: Any, configuration: Any, key: str) -> Any:
-    """The declaration of an option, made known to the backend's group if need be."""
-    from oslo_config import cfg
-
-    declared = _declared(configuration.config_group)
-    # Options of base classes that get_driver_options() leaves out are in the group
-    # which Cinder shares among backends, as soon as the driver's module is imported.
-    shared = _declared(cinder_shared_group())
-    option = declared.get(key) or shared.get(key)
-    if option is None:
-        for candidate in (*declared.values(), *shared.values()):
-            if key in {old.name for old in candidate.deprecated_opts}:
-                option = candidate
-                break
-    if option is None:
-        raise _unknown(name, driver_class, key, {*declared, *shared})
-    if option.name not in cfg.CONF[configuration.config_group]:
-        configuration.append_config_values([option])
-    return option
-
-
-def _unknown(name: str, driver_class: Any, key: str, known: set[str]) -> UnknownOption:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return UnknownOption(
-        f"Backend {name!r}: {driver_class.__name__} has no option {key!r}",
-        advice=f"Did you mean {near[0]!r}?" if near else "See the driver's documentation",
-    )
-
-
-def _set(name: str, configuration: Any, option: Any, value: Any) -> None:
-    """Give an option its value, checked against its type by oslo.config."""
-    from oslo_config import cfg
-
-    if option.secret and isinstance(value, str):
-        SECRETS.learn(value, keep=True)
-        # Options may refer to others by $name; a password holds a plain dollar sign.
-        value = value.replace("$", "$$")
-    try:
-        cfg.CONF.set_override(option.name, value, group=configuration.config_group)
-        getattr(configuration, option.name)
-    except (ValueError, TypeError, AttributeError, cfg.Error) as error:
-        # The reason may quote the value, and that may be a password.
-        why = "the value is refused" if option.secret else " ".join(str(error).split())
-        raise InvalidOption(
-            f"Backend {name!r}: option {option.name!r} cannot have this value: {why}",
-            advice=f"Its type is {type(option.type).__name__}",
-        ) from error
-
-
-def _require(name: str, configuration: Any, driver_options: list[Any]) -> None:
-    missing = [
-        option.name
-        for option in driver_options
-        if option.required and getattr(configuration, option.name) is None
-    ]
-    if missing:
-        raise InvalidOption(f"Backend {name!r}: no value for {', '.join(missing)}")
-
-
-def _declared(group: str) -> dict[str, Any]:
-    # Cinder itself reads declarations this way (BaseVD._get_oslo_driver_opts).
-    from oslo_config import cfg
-
-    return {name: entry["opt"] for name, entry in cfg.CONF[group]._group._opts.items()}
-
-
-def cinder_shared_group() -> str:
-    """The group in which Cinder keeps what backends have in common."""
-    from cinder.volume import configuration
-
-    return str(configuration.SHARED_CONF_GROUP)
-
-
 def _warn_if_unsupported(name: str, driver: Any) -> None:
     if driver.supported or driver.configuration.safe_get("enable_unsupported_driver"):
         return
     LOG.warning(
-        "Backend %r: Cinder calls driver %s unsupported and may remove it;"
-        " set enable_unsupported_driver to say that this is known",
+        "Backend %r: Cinder calls driver %s unsupported (SUPPORTED is False: nobody tests it any"
+        " more) and may remove it; set enable_unsupported_driver to say that this is known",
         name,
         type(driver).__name__,
     )

@@ -78,7 +78,7 @@ def _backend_configuration(backend_name: str, backend_opts: Any = None) -> Any:
     from cinder.volume import configuration, driver
     from oslo_config import cfg
 
-    from csi_driver.cinderlib.runtime.drivers import GROUP_PREFIX
+    from csi_driver.cinderlib.runtime.options import GROUP_PREFIX
 
     group = GROUP_PREFIX + backend_name
     if group not in cfg.CONF:

@@ -9,7 +9,7 @@ from tests.unit.cinderlib.test_bootstrap import run, set_up
 LOAD = """
 import ast, pathlib
 import cinder
-from csi_driver.cinderlib.runtime import drivers
+from csi_driver.cinderlib.runtime import drivers, options
 
 root = pathlib.Path(cinder.__file__).parent
 
@@ -24,7 +24,7 @@ def classes():
 
 def load(name):
     try:
-        drivers.configure(name, drivers.find_class(name), {})
+        options.configure(name, drivers.find_class(name), {})
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 """

@@ -12,10 +12,12 @@ from csi_driver.cinderlib.exceptions import (
     BackendExists,
     BackendSetupFailed,
     InvalidOption,
+    MissingPackage,
     UnknownDriver,
     UnknownOption,
+    UnsupportedDriver,
 )
-from csi_driver.cinderlib.runtime import bootstrap, drivers
+from csi_driver.cinderlib.runtime import bootstrap, drivers, options
 from tests.doubles import faults
 from tests.doubles.faults import VendorError
 from tests.unit.cinderlib.conftest import Loaded
@@ -26,8 +28,8 @@ NETAPP = "cinder.volume.drivers.netapp.common.NetAppDriver"
 LVM = "cinder.volume.drivers.lvm.LVMVolumeDriver"
 
 
-def configuration(runtime: bootstrap.RuntimeSettings, name: str, path: str, **options: Any) -> Any:
-    return drivers.configure(name, drivers.find_class(path), options)
+def configuration(runtime: bootstrap.RuntimeSettings, name: str, path: str, **given: Any) -> Any:
+    return options.configure(name, drivers.find_class(path), given)
 
 
 def test_a_driver_is_set_up_as_cinder_does(loaded: Loaded) -> None:
@@ -142,6 +144,7 @@ def test_a_name_is_free_again_after_its_driver_failed(
     ("path", "says"),
     [
         ("", "volume_driver is ''"),
+        ("lvms", "Did you mean 'lvm'"),
         ("cinder.volume.drivers.nothing.Driver", "cannot be imported"),
         ("cinder.volume.drivers.lvm.LVMDriver", "no volume driver 'LVMDriver'"),
         ("json.JSONDecoder", "no volume driver"),
@@ -160,7 +163,7 @@ def test_a_missing_package_of_the_vendor_is_named(
     (tmp_path / "vendor_driver.py").write_text("import vendor_sdk\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    with pytest.raises(UnknownDriver, match="needs the Python module 'vendor_sdk'"):
+    with pytest.raises(MissingPackage, match="needs the Python module 'vendor_sdk'"):
         drivers.find_class("vendor_driver.Driver")
 
 
@@ -181,6 +184,21 @@ def test_an_unsupported_driver_is_warned_about_unless_that_is_known(
         assert caplog.records == []
 
 
+@pytest.mark.parametrize("known", [{}, {"enable_unsupported_driver": "false"}])
+def test_an_unsupported_driver_is_refused_to_those_who_run_volumes_for_others(
+    runtime: object, known: dict[str, object]
+) -> None:
+    with pytest.raises(UnsupportedDriver, match=r"XtremIOISCSIDriver unsupported.*enable_unsupp"):
+        drivers.refuse_unsupported("x", {"volume_driver": "xtremio_iscsi", **known})
+
+
+def test_an_unsupported_driver_that_is_known_to_be_so_is_not_refused(runtime: object) -> None:
+    drivers.refuse_unsupported(
+        "x", {"volume_driver": "xtremio_iscsi", "enable_unsupported_driver": "true"}
+    )
+    drivers.refuse_unsupported("x", {"volume_driver": "lvm"})
+
+
 def test_rbd_never_waits_for_ever(runtime: Any) -> None:
     from csi_driver.cinderlib.runtime import quirks
 
@@ -198,9 +216,9 @@ def test_rbd_never_waits_for_ever(runtime: Any) -> None:
 def test_the_keyring_of_rbd_reaches_the_driver_by_either_name(runtime: Any, option: str) -> None:
     from csi_driver.cinderlib.runtime import quirks
 
-    options = {option: "/etc/ceph/keyring"}
-    made = configuration(runtime, f"rbd-{option}", RBD, **options)
-    quirks.before_init(drivers.find_class(RBD), made, options)
+    given = {option: "/etc/ceph/keyring"}
+    made = configuration(runtime, f"rbd-{option}", RBD, **given)
+    quirks.before_init(drivers.find_class(RBD), made, given)
 
     assert made.rbd_keyring_conf == "/etc/ceph/keyring"
 
