@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full bench soak lint requirements verify clean
+.PHONY: help setup demo test test-full test-kubernetes bench soak lint requirements verify clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ test: lint ## Run what every change must pass: lint, then all tests, csi-sanity 
 
 test-full: lint ## Run every test, also those that take minutes
 	@$(BIN)/pytest -m '' $(ARGS)
+
+test-kubernetes: ## Run the tests against a real Kubernetes API server, built with Go into the user's cache
+	@tools/setup.sh dev
+	@$(BIN)/pytest -m kubernetes tests/cluster $(ARGS)
 
 bench: setup ## Measure speed and memory; ARGS=--write keeps them in docs/performance.md
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -47,6 +51,7 @@ verify: ## Check that generated files are current
 	@tools/setup.sh dev
 	@tools/requirements.sh --check
 	@$(BIN)/python tools/generate_docs.py --check
+	@$(BIN)/python -m tools.generate_manifests --check
 
 clean: ## Remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -28,6 +28,7 @@ ROOMS = (
     ("csi_driver.controller.", "Controller"),
     ("csi_driver.cinderlib.persistence.", "Record stores"),
     ("csi_driver.cinderlib.", "Object layer"),
+    ("csi_driver.kube.", "Kubernetes API"),
     ("csi_driver.drivers.", "Own volume drivers"),
     ("csi_driver.attach.", "Attaching to a node"),
     ("csi_driver.node.", "Node"),

@@ -32,6 +32,7 @@ _FILESYSTEM = "csi_driver.node.filesystem_errors."
 _ATTACH = "csi_driver.attach.errors."
 _LIBRARY = "csi_driver.cinderlib.exceptions."
 _STORE = "csi_driver.cinderlib.persistence.store."
+_KUBE = "csi_driver.kube.errors."
 _DRIVERS = "csi_driver.drivers.errors."
 
 TABLE: dict[str, grpc.StatusCode] = {
@@ -52,6 +53,16 @@ TABLE: dict[str, grpc.StatusCode] = {
     _STORE + "StoreCorrupt": Code.FAILED_PRECONDITION,
     _STORE + "StoreTooNew": Code.FAILED_PRECONDITION,
     _STORE + "StoreLocked": Code.FAILED_PRECONDITION,
+    # the Kubernetes API; what the record store passes on is a StoreUnavailable
+    _KUBE + "ApiError": Code.UNAVAILABLE,
+    _KUBE + "ApiUnreachable": Code.UNAVAILABLE,
+    _KUBE + "ApiOutcomeUnknown": Code.UNAVAILABLE,
+    _KUBE + "ApiBusy": Code.UNAVAILABLE,
+    _KUBE + "ApiNotFound": Code.UNAVAILABLE,
+    _KUBE + "ApiConflict": Code.ABORTED,
+    _KUBE + "ApiExpired": Code.UNAVAILABLE,
+    _KUBE + "ApiForbidden": Code.UNAVAILABLE,
+    _KUBE + "ApiInvalid": Code.UNAVAILABLE,
     # controller
     _CONTROLLER + "VolumeNotFound": Code.NOT_FOUND,
     _CONTROLLER + "SnapshotNotFound": Code.NOT_FOUND,

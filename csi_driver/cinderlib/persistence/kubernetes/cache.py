@@ -1,0 +1,127 @@
+"""The objects of one kind, as a watch and this process's own writes tell them.
+
+Fed by a :class:`~csi_driver.kube.reflector.Reflector` and by ``store``, read by ``store``
+only.  Both feeders may come late: of two states of an object the one with the greater
+resource version counts, and a removed object stays removed for what is older.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from typing import TypeVar
+
+import msgspec
+
+from csi_driver.cinderlib.persistence import codec
+from csi_driver.cinderlib.persistence.kubernetes import objects
+from csi_driver.cinderlib.persistence.kubernetes.resources import Resource
+from csi_driver.cinderlib.persistence.records import Record
+from csi_driver.cinderlib.persistence.shelf import Shelf
+from csi_driver.cinderlib.persistence.store import StoreCorrupt
+from csi_driver.kube.api import Object
+
+R = TypeVar("R", bound=Record)
+
+_REMEMBERED_REMOVALS = 10_000
+
+
+class Cached(msgspec.Struct, frozen=True):
+    """What is kept of an object: encoded, since ten thousand of them are kept.
+
+    ``record`` is the record's JSON; None when the object holds none that can be read,
+    and then ``why`` tells why.  ``item`` is the whole object's JSON.
+    """
+
+    version: int
+    resource_version: int
+    uid: str
+    item: bytes
+    body: bytes
+    indexed: dict[str, str]
+    why: str = ""
+
+
+class Cache:
+    """The objects of one kind.  ``_lock`` protects all of it; held for dictionary work only."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._resource = resource
+        self._lock = threading.Lock()
+        self._shelf: Shelf[Cached] = Shelf()
+        self._removed: OrderedDict[str, int] = OrderedDict()
+
+    # -- for the store ---------------------------------------------------------
+
+    def get(self, record_id: str) -> Cached | None:
+        """The object of a record."""
+        with self._lock:
+            return self._shelf.entries.get(record_id)
+
+    def page(self, selected: dict[str, str], after: str, limit: int | None) -> list[Cached]:
+        """Objects with all ``selected`` values, in the order of their records' ids."""
+        with self._lock:
+            return self._shelf.page(selected, after, limit)
+
+    # -- for the reflector (its Sink) and for the store's own writes -------------
+
+    def replace(self, items: list[Object], resource_version: int) -> None:
+        """Take a whole list over; own writes that are newer than it stay."""
+        made = {objects.record_id(item): self._cached(item) for item in items}
+        with self._lock:
+            for record_id, entry in list(self._shelf.entries.items()):
+                if record_id not in made and entry.resource_version <= resource_version:
+                    self._shelf.remove(record_id)
+            for record_id, entry in made.items():
+                self._take(record_id, entry)
+
+    def changed(self, item: Object) -> None:
+        """Take an object over, unless a newer state of it is known."""
+        entry = self._cached(item)
+        with self._lock:
+            self._take(objects.record_id(item), entry)
+
+    def removed(self, item: Object) -> None:
+        """Forget an object, unless a newer one of its id is known."""
+        version = int(item["metadata"]["resourceVersion"])
+        self.forget(objects.record_id(item), version)
+
+    def forget(self, record_id: str, resource_version: int) -> None:
+        """Forget an object that was removed at a version."""
+        with self._lock:
+            known = self._shelf.entries.get(record_id)
+            if known is not None and known.resource_version <= resource_version:
+                self._shelf.remove(record_id)
+            self._removed[record_id] = max(resource_version, self._removed.get(record_id, 0))
+            self._removed.move_to_end(record_id)
+            if len(self._removed) > _REMEMBERED_REMOVALS:
+                self._removed.popitem(last=False)
+
+    def _take(self, record_id: str, entry: Cached) -> None:
+        known = self._shelf.entries.get(record_id)
+        if known is not None and known.resource_version >= entry.resource_version:
+            return
+        if self._removed.get(record_id, 0) >= entry.resource_version:
+            return
+        self._shelf.remove(record_id)
+        self._shelf.add(record_id, entry)
+
+    def _cached(self, item: Object) -> Cached:
+        metadata = item["metadata"]
+        metadata.pop("managedFields", None)  # large, and nothing to this store
+        body, indexed, why = b"", {}, ""
+        try:
+            record = objects.to_record(self._resource.record, item)
+            body, indexed = codec.encode(record), codec.indexed_values(record)
+        except StoreCorrupt as error:
+            why = str(error)
+        return Cached(
+            version=objects.record_version(item),
+            resource_version=int(metadata["resourceVersion"]),
+            uid=metadata["uid"],
+            item=json.dumps(item, separators=(",", ":")).encode(),
+            body=body,
+            indexed=indexed,
+            why=why,
+        )

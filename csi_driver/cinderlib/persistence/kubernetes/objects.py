@@ -1,0 +1,175 @@
+"""Records as Kubernetes objects and back; pure.
+
+An object holds a record's fields in ``spec`` and ``status``, under Kubernetes' spelling,
+and without those that have their default.  ``status.recordVersion`` is the record's
+version: a number that the writer of each change draws, unlike ``resourceVersion``, which
+labels and annotations of other people change too.  What an object has besides (other
+people's metadata, fields of a newer version of this plugin) survives a change.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import hashlib
+import re
+import types
+import typing
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from csi_driver.cinderlib.persistence.kubernetes.resources import (
+    API_VERSION,
+    BY_RECORD,
+    DRIVER_LABEL,
+    FINALIZER,
+    Resource,
+    camel,
+    fields,
+)
+from csi_driver.cinderlib.persistence.records import Phase, Record
+from csi_driver.cinderlib.persistence.store import StoreCorrupt
+from csi_driver.kube.api import Object
+
+R = TypeVar("R", bound=Record)
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def object_name(resource: Resource, driver: str, record_id: str) -> str:
+    """The name of a record's object: its id where that is unique in the cluster."""
+    if resource.own_ids and _UUID.fullmatch(record_id):
+        return record_id
+    return hashlib.sha256(f"{driver}\0{record_id}".encode()).hexdigest()[:40]
+
+
+def to_object(
+    record: Record, version: int, driver: str, before: Object | None, now: datetime.datetime
+) -> Object:
+    """The object to write for a record.
+
+    :param version: the record version that the written object will have.
+    :param before: the stored object, None when there is none.
+    :param now: when a condition that changes has changed; in UTC.
+    """
+    resource = BY_RECORD[type(record)]
+    made: Object = copy.deepcopy(before) if before else {"metadata": {}}
+    made.update(apiVersion=API_VERSION, kind=resource.kind)
+    metadata = made["metadata"]
+    metadata["name"] = object_name(resource, driver, record.id)
+    metadata.setdefault("labels", {})[DRIVER_LABEL] = driver
+    finalizers = metadata.setdefault("finalizers", [])
+    if resource.held and FINALIZER not in finalizers:
+        finalizers.append(FINALIZER)
+    content = {"spec": made.setdefault("spec", {}), "status": made.setdefault("status", {})}
+    for info in fields(type(record)):
+        section, key = content[resource.section(info.name)], camel(info.name)
+        value = getattr(record, info.name)
+        if value == _default(info):
+            section.pop(key, None)
+        else:
+            section[key] = _plain(value)
+    content["status"]["recordVersion"] = version
+    if "phase" in resource.status:
+        content["status"]["conditions"] = [_ready(record, content["status"], now)]
+    return made
+
+
+def to_record(kind: type[R], item: Object) -> R:
+    """The record that an object holds.
+
+    :raises StoreCorrupt: it holds none.
+    """
+    resource = BY_RECORD[kind]
+    found: dict[str, Any] = {"version": record_version(item)}
+    try:
+        for info in fields(kind):
+            section = item.get(resource.section(info.name)) or {}
+            key = camel(info.name)
+            if key in section:
+                found[info.name] = _restored(info.type, section[key])
+        return msgspec.convert(found, kind)
+    except (msgspec.ValidationError, AttributeError, TypeError) as error:
+        name = item.get("metadata", {}).get("name")
+        raise StoreCorrupt(
+            f"The {resource.kind} {name!r} cannot be understood: {error}",
+            advice=f"See kubectl get {resource.plural} {name} -o yaml; restore it from a backup",
+        ) from error
+
+
+def record_version(item: Object) -> int:
+    """The version of the record in an object; -1 when somebody else made the object."""
+    version = (item.get("status") or {}).get("recordVersion")
+    return version if isinstance(version, int) and version > 0 else -1
+
+
+def record_id(item: Object) -> str:
+    """The id of the record in an object."""
+    return str((item.get("spec") or {}).get("id") or item["metadata"]["name"])
+
+
+def _ready(record: Record, status: Object, now: datetime.datetime) -> Object:
+    """The condition ``Ready``: what a person, or ``kubectl wait``, asks first."""
+    phase: Phase = record.phase  # type: ignore[attr-defined]
+    operation = getattr(record, "operation", None)
+    ready = phase in (Phase.AVAILABLE, Phase.ATTACHED)
+    message = f"{phase.value}"
+    if operation is not None:
+        message = f"{operation.kind} by {operation.owner}, at step {operation.step}"
+        if operation.last_error:
+            message += f"; the last attempt failed: {operation.last_error}"
+    condition = {
+        "type": "Ready",
+        "status": "True" if ready else "False",
+        "reason": phase.value.capitalize(),
+        "message": message[:1000],
+    }
+    before: Object = next(
+        (each for each in status.get("conditions") or () if each["type"] == "Ready"), {}
+    )
+    unchanged = before.get("status") == condition["status"] and before.get("lastTransitionTime")
+    condition["lastTransitionTime"] = unchanged or now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return condition
+
+
+def _default(info: msgspec.structs.FieldInfo) -> Any:
+    if info.default_factory is not msgspec.NODEFAULT:
+        return info.default_factory()
+    return info.default
+
+
+def _plain(value: Any) -> Any:
+    """A field's value as JSON: nested structs with Kubernetes' spelling, the rest as it is."""
+    if isinstance(value, msgspec.Struct):
+        return {
+            camel(info.name): _plain(inner)
+            for info in msgspec.structs.fields(value)
+            if (inner := getattr(value, info.name)) != _default(info)
+        }
+    return msgspec.to_builtins(value)
+
+
+def _restored(annotation: Any, value: Any) -> Any:
+    """The inverse of :func:`_plain`, before types are checked."""
+    struct = struct_of(annotation)
+    if struct is None or not isinstance(value, dict):
+        return value
+    names = {camel(info.name): info for info in msgspec.structs.fields(struct)}
+    return {
+        names[key].name: _restored(names[key].type, inner)
+        for key, inner in value.items()
+        if key in names
+    }
+
+
+@cache
+def struct_of(annotation: Any) -> type[msgspec.Struct] | None:
+    """The struct that a field holds, if it holds one, or one or None."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        found = [struct_of(each) for each in typing.get_args(annotation)]
+        return next((each for each in found if each is not None), None)
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return annotation
+    return None

@@ -1,0 +1,333 @@
+"""The ``kubernetes`` store: records as custom resources, read from a cache that watches feed.
+
+Opened by ``cli`` for the controller of a cluster.  Reads never ask the API server: they
+answer from the cache, which knows this process's own writes at once and those of others
+within milliseconds, or says since when it may be stale.  A write is one request.
+
+Whose write it was is told by ``status.recordVersion``, a random number that each change
+carries: when the answer to a write is lost, the write is made again, and an object that
+already has that number is proof that the first one arrived.  A change of an object that
+is not a change of its record (somebody's label) keeps the number, so the write is made
+over the newer object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from csi_driver.cinderlib.persistence import codec, conflicts
+from csi_driver.cinderlib.persistence.kubernetes import definitions, objects
+from csi_driver.cinderlib.persistence.kubernetes.cache import Cache, Cached
+from csi_driver.cinderlib.persistence.kubernetes.resources import (
+    API_VERSION,
+    BY_RECORD,
+    DRIVER_LABEL,
+    FINALIZER,
+    RESOURCES,
+    Resource,
+)
+from csi_driver.cinderlib.persistence.records import Record
+from csi_driver.cinderlib.persistence.store import (
+    RecordStore,
+    StoreCorrupt,
+    StoreUnavailable,
+)
+from csi_driver.kube.api import Api, Object
+from csi_driver.kube.errors import (
+    ApiBusy,
+    ApiConflict,
+    ApiError,
+    ApiNotFound,
+    ApiOutcomeUnknown,
+    ApiUnreachable,
+)
+from csi_driver.kube.reflector import Reflector
+
+LOG = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Record)
+
+WRITE_SECONDS = 20.0
+"""How long a write is tried again while the API server does not answer it."""
+
+SYNC_SECONDS = 60.0
+"""How long the first reading of all records may take."""
+
+_INSTALLATIONS = f"/apis/{API_VERSION}/cinderinstallations"
+
+
+class KubernetesStore(RecordStore):
+    """Records of one driver in a cluster.
+
+    :param driver: the CSI driver name; other drivers' records are not seen.
+    :param wait: waits so many seconds between tries; injected by tests.
+    :raises ConfigurationError: definitions are missing or too old.
+    :raises StoreUnavailable: the API server cannot be reached, or refuses.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        driver: str,
+        *,
+        wait: Callable[[float], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._driver = driver
+        self._closed = threading.Event()
+        self._wait = wait or self._closed.wait
+        self._clock = clock
+        self._caches = {each.record: Cache(each) for each in RESOURCES}
+        query = {"labelSelector": f"{DRIVER_LABEL}={driver}"}
+        self._reflectors = {
+            each.record: Reflector(api, each.path, self._caches[each.record], query)
+            for each in RESOURCES
+        }
+        with _explained("The records cannot be opened"):
+            definitions.check(api)
+            self.installation_id, self.fresh = self._installation()
+        for reflector in self._reflectors.values():
+            reflector.start()
+        try:
+            self._wait_for_all()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- reading ---------------------------------------------------------------
+
+    def get(self, kind: type[R], record_id: str) -> R | None:
+        """See :meth:`RecordStore.get`."""
+        found = self._cache(kind).get(record_id)
+        return None if found is None else _decoded(kind, found)
+
+    def list(
+        self,
+        kind: type[R],
+        *,
+        where: Mapping[str, str] | None = None,
+        after: str = "",
+        limit: int | None = None,
+    ) -> list[R]:
+        """See :meth:`RecordStore.list`."""
+        selected = codec.selection(kind, where)
+        return [_decoded(kind, each) for each in self._cache(kind).page(selected, after, limit)]
+
+    @property
+    def stale_since(self) -> float | None:
+        """Since when (seconds since the epoch) reads may miss changes; None while they do not."""
+        since = [each.out_of_touch_since for each in self._reflectors.values()]
+        return min((each for each in since if each is not None), default=None)
+
+    def refresh(self) -> None:
+        """Read all records anew: for one who becomes the leader.
+
+        :raises StoreUnavailable: the API server does not answer.
+        """
+        with _explained("The records cannot be read"):
+            for kind, reflector in self._reflectors.items():
+                found, version = self._api.list(BY_RECORD[kind].path, reflector.query)
+                self._caches[kind].replace(found, int(version))
+
+    # -- writing ---------------------------------------------------------------
+
+    def put(self, record: R) -> R:
+        """See :meth:`RecordStore.put`."""
+        kind = type(record)
+        cache = self._cache(kind)
+        version = secrets.randbits(53) or 1
+        known = cache.get(record.id)
+        refusal = conflicts.why_not_put(record, known.version if known else None)
+        if refusal:
+            raise refusal
+        codec.encode(record)  # what JSON has no place for is refused before anything is sent
+        with _explained(f"The {record.KIND} record {record.id!r} cannot be stored"):
+            item = self._written(record, version, known)
+        cache.changed(item)
+        return objects.to_record(kind, item)
+
+    def delete(self, record: Record) -> None:
+        """See :meth:`RecordStore.delete`."""
+        resource = BY_RECORD[type(record)]
+        cache = self._cache(type(record))
+        known = cache.get(record.id)
+        refusal = conflicts.why_not_delete(record, known.version if known else None)
+        if refusal:
+            raise refusal
+        if known is None:
+            return
+        with _explained(f"The {record.KIND} record {record.id!r} cannot be removed"):
+            gone_at = self._removed(resource, record, known)
+        cache.forget(record.id, gone_at)
+
+    def close(self) -> None:
+        """See :meth:`RecordStore.close`."""
+        self._closed.set()
+        for reflector in self._reflectors.values():
+            reflector.stop()
+        self._api.close()
+
+    # -- one write -------------------------------------------------------------
+
+    def _written(self, record: Record, version: int, known: Cached | None) -> Object:
+        resource = BY_RECORD[type(record)]
+        path = self._path(resource, record.id)
+        before: Object | None = json.loads(known.item) if known else None
+
+        def write() -> Object:
+            now = datetime.datetime.now(datetime.UTC)
+            item = objects.to_object(record, version, self._driver, before, now)
+            if before is None:
+                return self._api.create(resource.path, item)
+            return self._api.replace(path, item)
+
+        while True:
+            try:
+                return self._persistently(write)
+            except (ApiConflict, ApiNotFound):
+                stored = self._read(path)
+                if stored is not None and objects.record_version(stored) == version:
+                    return stored
+                self._learn(resource, record.id, stored)
+                refusal = conflicts.why_not_put(
+                    record, None if stored is None else objects.record_version(stored)
+                )
+                if refusal:
+                    raise refusal from None
+                before = stored
+
+    def _removed(self, resource: Resource, record: Record, known: Cached) -> int:
+        """Take the finalizer off and delete; the resource version of the removal."""
+        path = self._path(resource, record.id)
+        stored: Object | None = json.loads(known.item)
+        while stored is not None:
+            if objects.record_version(stored) != record.version:
+                self._learn(resource, record.id, stored)
+                refusal = conflicts.why_not_delete(record, objects.record_version(stored))
+                assert refusal is not None
+                raise refusal
+            try:
+                return self._remove(path, stored)
+            except ApiConflict:
+                stored = self._read(path)
+            except ApiNotFound:
+                break
+        # Gone before, by an earlier call or by this one's lost answer.
+        return int(known.resource_version) + 1
+
+    def _remove(self, path: str, stored: Object) -> int:
+        metadata = stored["metadata"]
+        left = [each for each in metadata.get("finalizers") or () if each != FINALIZER]
+        if left != (metadata.get("finalizers") or []):
+            metadata["finalizers"] = left
+            stored = self._persistently(lambda: self._api.replace(path, stored))
+        metadata = stored["metadata"]
+        if metadata.get("deletionTimestamp") and not left:
+            return int(metadata["resourceVersion"])  # somebody's deletion waited for this
+        self._persistently(
+            lambda: self._api.delete(
+                path, uid=metadata["uid"], resource_version=metadata["resourceVersion"]
+            )
+        )
+        return int(metadata["resourceVersion"]) + 1
+
+    def _persistently(self, request: Callable[[], Object]) -> Object:
+        """Make a request until it is answered, within ``WRITE_SECONDS``.
+
+        It may be made more than once: the version that it names lets one succeed only.
+        """
+        until = self._clock() + WRITE_SECONDS
+        delay = 0.2
+        while True:
+            try:
+                return request()
+            except (ApiBusy, ApiUnreachable, ApiOutcomeUnknown) as error:
+                pause = max(delay, error.retry_after if isinstance(error, ApiBusy) else 0.0)
+                if self._closed.is_set() or self._clock() + pause > until:
+                    raise
+                self._wait(pause)
+                delay = min(delay * 2, 5.0)
+
+    def _read(self, path: str) -> Object | None:
+        try:
+            return self._persistently(lambda: self._api.get(path))
+        except ApiNotFound:
+            return None
+
+    def _learn(self, resource: Resource, record_id: str, stored: Object | None) -> None:
+        """Let the cache know what a conflict told: the caller plans on it next."""
+        cache = self._caches[resource.record]
+        if stored is not None:
+            cache.changed(stored)
+            return
+        known = cache.get(record_id)
+        if known is not None:
+            cache.forget(record_id, known.resource_version)
+
+    # -- parts -----------------------------------------------------------------
+
+    def _cache(self, kind: type[Record]) -> Cache:
+        if self._closed.is_set():
+            raise StoreUnavailable("The record store is closed")
+        return self._caches[kind]
+
+    def _path(self, resource: Resource, record_id: str) -> str:
+        return f"{resource.path}/{objects.object_name(resource, self._driver, record_id)}"
+
+    def _installation(self) -> tuple[str, bool]:
+        """The installation id, made when there is none, and whether it was made now."""
+        path = f"{_INSTALLATIONS}/{self._driver}"
+        with contextlib.suppress(ApiNotFound):
+            return _installation_id(self._api.get(path)), False
+        made = {
+            "apiVersion": API_VERSION,
+            "kind": "CinderInstallation",
+            "metadata": {"name": self._driver},
+            "spec": {"installationID": str(uuid.uuid4())},
+        }
+        try:
+            return _installation_id(self._api.create(_INSTALLATIONS, made)), True
+        except ApiConflict:  # another replica was faster
+            return _installation_id(self._api.get(path)), False
+
+    def _wait_for_all(self) -> None:
+        until = self._clock() + SYNC_SECONDS
+        for reflector in self._reflectors.values():
+            if not reflector.synced(max(0.0, until - self._clock())):
+                raise StoreUnavailable(
+                    f"The records could not be read within {SYNC_SECONDS:g} s: {reflector.error}"
+                )
+
+
+def _installation_id(item: Object) -> str:
+    found = (item.get("spec") or {}).get("installationID")
+    if not found:
+        raise StoreCorrupt(
+            f"The CinderInstallation {item['metadata']['name']} has no installationID",
+            advice="Restore it from a backup: every id of the cluster is made of it",
+        )
+    return str(found)
+
+
+def _decoded(kind: type[R], found: Cached) -> R:
+    if found.why:
+        raise StoreCorrupt(found.why)
+    return codec.decode(kind, found.body)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Any:
+    try:
+        yield
+    except ApiError as error:
+        raise StoreUnavailable(f"{what}: {error.message}", advice=error.advice) from error
