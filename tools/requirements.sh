@@ -18,7 +18,7 @@ pin() {
 }
 
 pin_all() {
-    pin requirements/dev.txt --extra dev pyproject.toml requirements/build.in
+    pin requirements/dev.txt --extra dev --extra postgresql pyproject.toml requirements/build.in
     pin requirements/runtime.txt --constraint requirements/dev.txt pyproject.toml
     pin requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 }

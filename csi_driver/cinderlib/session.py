@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from csi_driver.attach.attacher import Attacher, AttachSettings
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.cinderlib.exceptions import InvalidPersistence, SetupConflict
 from csi_driver.cinderlib.lookup import StoreLookup
+from csi_driver.cinderlib.persistence.choice import StoreConfig
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cinderlib.runtime import bootstrap
@@ -82,7 +82,7 @@ def setup(
     host: str | None = None,
     project_id: str | None = None,
     user_id: str | None = None,
-    persistence_config: Mapping[str, Any] | str | RecordStore | None = None,
+    persistence_config: StoreConfig | None = None,
 ) -> None:
     """Prepare the process for backends, once.
 
@@ -91,9 +91,10 @@ def setup(
     :param root_helper: command prefix for privileged commands; not used as root.
     :param host: the name under which volumes belong to this installation.
     :param persistence_config: ``memory`` (the default), ``db`` or ``memory_db``; the same
-        as ``{"storage": name}``; or a record store.
+        with options, as ``{"storage": "db", "connection": URL}``; or a store of your own, by
+        the name of its entry point, its class or an instance (``docs/metadata.md``).
     :raises SetupConflict: the process is set up already, or spoiled for it.
-    :raises InvalidPersistence: there is no such store.
+    :raises InvalidPersistence: there is no such store or option.
     :raises StateDirectoryError: the directory cannot be used.
     """
     with _lock:
@@ -119,7 +120,7 @@ def current() -> Session:
 
 def _start(
     settings: bootstrap.RuntimeSettings,
-    persistence_config: Mapping[str, Any] | str | RecordStore | None,
+    persistence_config: StoreConfig | None,
 ) -> Session:
     global _session  # noqa: PLW0603 - one process, one Cinder, one session
     store = _open(persistence_config, settings.state_path)
@@ -137,14 +138,8 @@ def _default_directory() -> Path:
     return Path(base) / "cinderlib"
 
 
-def _open(config: Mapping[str, Any] | str | RecordStore | None, directory: Path) -> RecordStore:
-    if isinstance(config, RecordStore):
-        return config
-    name = config.get("storage") if isinstance(config, Mapping) else config
-    extra = set(config) - {"storage"} if isinstance(config, Mapping) else set()
-    if extra:
-        raise InvalidPersistence(f"Unknown persistence options: {', '.join(sorted(extra))}")
+def _open(config: StoreConfig | None, directory: Path) -> RecordStore:
     try:
-        return open_store(name or "memory", directory)  # type: ignore[arg-type]
+        return open_store(config or "memory", directory)
     except ConfigurationError as error:
         raise InvalidPersistence(error.message, advice=error.advice) from error

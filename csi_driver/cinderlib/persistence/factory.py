@@ -1,13 +1,14 @@
-"""Opens the record store that the configuration names; called by ``cli`` and the object layer."""
+"""Opens the record store that is asked for; called by ``cli`` and the object layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from csi_driver.base.errors import ConfigurationError, SealError
 from csi_driver.base.sealing import KeyFile, KeyRing
+from csi_driver.cinderlib.persistence.choice import Choice, StoreConfig, choose
 from csi_driver.cinderlib.persistence.memory import MemoryStore
 from csi_driver.cinderlib.persistence.sealed import SealedStore, keys_in_use
 from csi_driver.cinderlib.persistence.store import RecordStore
@@ -17,21 +18,28 @@ StoreKind = Literal["memory", "db", "memory_db"]
 
 
 def open_store(
-    kind: StoreKind, state_dir: Path, keys: Callable[[], KeyRing] | None = None
+    config: StoreConfig, state_dir: Path, keys: Callable[[], KeyRing] | None = None
 ) -> RecordStore:
-    """The store of that kind; ``db`` keeps its file below ``state_dir``.
+    """The store that ``config`` asks for; see ``docs/metadata.md``.
 
-    :param keys: seals the secrets in records (see :class:`SealedStore`).  None: a ``db``
-        store uses the key file of the state directory, which is made with the store; a
-        store in memory is left as it is, since the keys would lie beside it.
-    :raises ConfigurationError: there is no such kind, or the key file is damaged.
+    :param config: ``memory``, ``memory_db``, ``db`` or the name of an entry point; a mapping
+        of ``storage`` (name, class or instance) and options; a class; or an instance, which
+        is answered as it is.
+    :param state_dir: ``db`` keeps its file below it unless it has a ``connection``.
+    :param keys: seals the secrets in records (see :class:`SealedStore`).  None: with the key
+        file of the state directory, which is made with the store; a store that does not
+        outlive the process is left as it is, since the keys would lie beside it.
+    :raises ConfigurationError: there is no such store or option, or the key file is damaged.
     :raises SealError: records are sealed and the key file is gone.
-    :raises StoreUnavailable: see :class:`DatabaseStore`; likewise StoreLocked,
-        StoreCorrupt and StoreTooNew.
+    :raises StoreUnavailable: see :class:`SQLite` and :class:`PostgreSQL`; likewise
+        StoreLocked, StoreCorrupt and StoreTooNew.
     """
-    store = _open(kind, state_dir)
+    choice = choose(config)
+    if isinstance(choice, RecordStore):
+        return choice
+    store = _open(choice, state_dir)
     try:
-        if keys is None and kind == "db":
+        if keys is None and store.lasting:
             keys = _key_file(store, records_key_path(state_dir))
     except BaseException:
         store.close()
@@ -39,17 +47,35 @@ def open_store(
     return store if keys is None else SealedStore(store, keys)
 
 
-def _open(kind: StoreKind, state_dir: Path) -> RecordStore:
-    if kind == "memory":
+def _open(choice: Choice, state_dir: Path) -> RecordStore:
+    if choice.make is not None:
+        return choice.make(**choice.options)
+    if choice.name == "memory":
         return MemoryStore()
-    if kind not in get_args(StoreKind):
-        raise ConfigurationError(
-            f"There is no record store {kind!r}", advice="Name memory, db or memory_db"
-        )
     # Here, because it loads SQLAlchemy (tens of MiB), which other stores do without.
-    from csi_driver.cinderlib.persistence.database import DatabaseStore
+    from csi_driver.cinderlib.persistence import opening
 
-    return DatabaseStore(database_path(state_dir) if kind == "db" else None)
+    if choice.name == "memory_db":
+        return opening.sqlite_store(None)
+    connection = _text(choice.options)
+    flush = _switch(choice.options)
+    if not connection:
+        return opening.sqlite_store(database_path(state_dir), flush=flush)
+    return opening.store_at(connection, flush=flush)
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    connection = options.get("connection") or ""
+    if not isinstance(connection, str):
+        raise ConfigurationError("connection is not text", advice="Give the URL of a database")
+    return connection
+
+
+def _switch(options: Mapping[str, Any]) -> bool:
+    flush = options.get("sqlite_synchronous", True)
+    if not isinstance(flush, bool):
+        raise ConfigurationError(f"sqlite_synchronous is {flush!r}", advice="Give True or False")
+    return flush
 
 
 def _key_file(store: RecordStore, path: Path) -> KeyFile:

@@ -25,6 +25,8 @@ R = TypeVar("R", bound=Record)
 class MemoryStore(RecordStore):
     """A record store that ends with its process."""
 
+    lasting = False
+
     def __init__(self) -> None:
         self.installation_id = str(uuid.uuid4())
         self.fresh = True

@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    delete,
     insert,
     inspect,
     select,
@@ -37,6 +38,12 @@ metadata = MetaData()
 LAST_VERSION = "last_version"
 """Key in ``meta`` of the last version that was given."""
 
+LAST_COMMIT = "last_commit"
+"""Key in ``meta`` of what tells one commit from all others; where a connection can be lost."""
+
+# Ordered by code points everywhere, and without a limit that SQLite does not have.
+_TEXT = String(255).with_variant(Text(collation="C"), "postgresql")
+
 meta = Table(
     "meta",
     metadata,
@@ -49,9 +56,9 @@ def _table(kind: type[Record]) -> Table:
     return Table(
         f"{kind.KIND}_records",
         metadata,
-        Column("id", String(255), primary_key=True),
+        Column("id", _TEXT, primary_key=True),
         Column("version", BigInteger, nullable=False),
-        *(Column(field, String(255), nullable=False) for field in kind.INDEXED),
+        *(Column(field, _TEXT, nullable=False) for field in kind.INDEXED),
         Column("body", Text, nullable=False),
         # With the id, so that one index both selects and orders a page.
         *(Index(f"{kind.KIND}_by_{field}", field, "id") for field in kind.INDEXED),
@@ -87,7 +94,7 @@ def prepare(connection: Connection, name: str) -> Installation:
     if meta.name not in found:
         raise StoreCorrupt(
             f"The database {name} is not a record store: it has other tables",
-            advice="Name another state directory; the database was not changed",
+            advice="Name another state directory or database; this one was not changed",
         )
     values = dict(connection.execute(select(meta.c.key, meta.c.value)).tuples().all())
     try:
@@ -123,3 +130,9 @@ def _make(connection: Connection) -> Installation:
         ],
     )
     return installation
+
+
+def note_commit(connection: Connection, marker: str) -> None:
+    """Let ``meta`` say ``marker``, whether it had such an entry or not."""
+    connection.execute(delete(meta).where(meta.c.key == LAST_COMMIT))
+    connection.execute(insert(meta).values(key=LAST_COMMIT, value=marker))

@@ -89,6 +89,7 @@ class SealedStore(RecordStore):
         self._keys = keys
         self.installation_id = inner.installation_id
         self.fresh = inner.fresh
+        self.lasting = inner.lasting
 
     def get(self, kind: type[R], record_id: str) -> R | None:
         """See :meth:`RecordStore.get`."""

@@ -28,7 +28,11 @@ class RecordExists(RecordConflict):
 
 
 class StoreUnavailable(CinderCSIError):
-    """The store cannot be reached or written now; nothing of the change is kept."""
+    """The store cannot be reached or written now; nothing of the change is kept.
+
+    Except when the message says that it is not known: the answer to a commit was lost with
+    the connection to a server.  Who repeats the call reads the record anew.
+    """
 
     advice = "Check the database, its disk space and its permissions; the call may be retried"
 
@@ -55,11 +59,13 @@ class RecordStore(ABC):
     """Keeps records; thread-safe; a change is durable when the call returns.
 
     ``installation_id`` is random, made once with the store.  ``fresh`` says that
-    this process made it: nothing was recorded before.
+    this process made it: nothing was recorded before.  ``lasting`` says that it outlives
+    the process: the secrets in its records are sealed then.
     """
 
     installation_id: str
     fresh: bool
+    lasting: bool = True
 
     @abstractmethod
     def get(self, kind: type[R], record_id: str) -> R | None:

@@ -60,7 +60,7 @@ print(json.dumps([told, os.listdir({str(tmp_path / "files")!r})]))
     ("config", "says"),
     [
         ("'dbms'", "no record store 'dbms'"),
-        ("{'storage': 'db', 'connection': 'sqlite://'}", "Unknown persistence options"),
+        ("{'storage': 'db', 'conection': 'sqlite://'}", "Did you mean connection?"),
     ],
 )
 def test_a_store_that_does_not_exist_is_refused(tmp_path: Path, config: str, says: str) -> None:

@@ -9,16 +9,42 @@ from typing import Any
 import pytest
 
 from csi_driver.base.sealing import KeyRing
+from csi_driver.cinderlib.persistence.choice import StoreConfig
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordStore
+from tests.support.postgresql import PostgresServer, running
+
+KINDS = ("memory", "memory_db", "db", "postgresql")
 
 
-@pytest.fixture(params=["memory", "memory_db", "db", "sealed memory", "sealed memory_db"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RecordStore]:
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that runs as long as the tests do."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def config_of(request: pytest.FixtureRequest) -> Callable[[str], StoreConfig]:
+    """How a new store of a kind is asked for."""
+
+    def config(kind: str) -> StoreConfig:
+        if kind != "postgresql":
+            return kind
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return {"storage": "db", "connection": server.socket_url(server.new_database())}
+
+    return config
+
+
+@pytest.fixture(params=[*KINDS, *(f"sealed {kind}" for kind in KINDS if kind != "db")])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, config_of: Callable[[str], StoreConfig]
+) -> Iterator[RecordStore]:
     _, sealed, kind = request.param.rpartition("sealed ")
     ring = KeyRing.generate()
-    store = open_store(kind, tmp_path, (lambda: ring) if sealed else None)
+    store = open_store(config_of(kind), tmp_path, (lambda: ring) if sealed else None)
     yield store
     store.close()
 

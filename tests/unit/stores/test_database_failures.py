@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from csi_driver.base.errors import ConfigurationError
-from csi_driver.cinderlib.persistence.database import DatabaseStore
 from csi_driver.cinderlib.persistence.factory import database_path, open_store
+from csi_driver.cinderlib.persistence.opening import sqlite_store
 from csi_driver.cinderlib.persistence.records import KeyValueRecord, VolumeRecord
 from csi_driver.cinderlib.persistence.store import (
     StoreCorrupt,
@@ -50,12 +50,12 @@ def change(path: Path, *statements: str) -> None:
 
 
 def test_records_and_installation_survive_reopening(path, volume):
-    with closing(DatabaseStore(path)) as store:
+    with closing(sqlite_store(path)) as store:
         installation = store.installation_id
         kept = store.put(volume("kept"))
         gone = store.put(volume("gone"))
         store.delete(gone)
-    with closing(DatabaseStore(path)) as store:
+    with closing(sqlite_store(path)) as store:
         assert not store.fresh
         assert store.installation_id == installation
         assert store.list(VolumeRecord) == [kept]
@@ -65,7 +65,7 @@ def test_records_and_installation_survive_reopening(path, volume):
 def test_nobody_else_may_read_the_files(path, volume):
     path.parent.mkdir()
     path.touch(mode=0o644)
-    with closing(DatabaseStore(path)) as store:
+    with closing(sqlite_store(path)) as store:
         store.put(volume())
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert "records.sqlite-wal" in modes
@@ -73,7 +73,7 @@ def test_nobody_else_may_read_the_files(path, volume):
 
 
 def test_every_commit_is_flushed_to_a_write_ahead_log(path):
-    with closing(DatabaseStore(path)) as store, store._engines.writer.connect() as connection:
+    with closing(sqlite_store(path)) as store, store._database.writer.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
 
@@ -82,46 +82,46 @@ def test_a_file_that_is_no_database_is_named_and_left_alone(path):
     path.parent.mkdir()
     path.write_bytes(b"my diary, " * 1000)
     with pytest.raises(StoreCorrupt, match=str(path)):
-        DatabaseStore(path)
+        sqlite_store(path)
     assert path.read_bytes() == b"my diary, " * 1000
 
 
 def test_a_damaged_database_is_refused(path, volume):
-    with closing(DatabaseStore(path)) as store:
+    with closing(sqlite_store(path)) as store:
         for number in range(50):
             store.put(volume(f"v-{number}"))
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 8192))
     with pytest.raises(StoreCorrupt, match=str(path)):
-        DatabaseStore(path)
+        sqlite_store(path)
 
 
 def test_a_database_of_something_else_is_refused(path):
     path.parent.mkdir()
     change(path, "CREATE TABLE songs (title TEXT)")
     with pytest.raises(StoreCorrupt, match="not a record store"):
-        DatabaseStore(path)
+        sqlite_store(path)
 
 
 def test_a_store_without_one_of_its_tables_is_refused(path):
-    DatabaseStore(path).close()
+    sqlite_store(path).close()
     change(path, "DROP TABLE snapshot_records")
     with pytest.raises(StoreCorrupt, match="snapshot_records"):
-        DatabaseStore(path)
+        sqlite_store(path)
 
 
 @pytest.mark.parametrize("key", ["schema_version", "installation_id", "last_version"])
 def test_a_store_with_damaged_meta_data_is_refused(path, key):
-    DatabaseStore(path).close()
+    sqlite_store(path).close()
     change(path, f"UPDATE meta SET value = 'nonsense' WHERE key = '{key}'")
     with pytest.raises(StoreCorrupt, match="meta"):
-        DatabaseStore(path)
+        sqlite_store(path)
 
 
 def test_a_record_that_cannot_be_understood_is_an_error_not_an_absence(path, volume):
-    DatabaseStore(path).close()
-    with closing(DatabaseStore(path)) as store:
+    sqlite_store(path).close()
+    with closing(sqlite_store(path)) as store:
         store.put(volume())
         change(path, "UPDATE volume_records SET body = '{}'")
         with pytest.raises(StoreCorrupt, match="volume"):
@@ -129,38 +129,38 @@ def test_a_record_that_cannot_be_understood_is_an_error_not_an_absence(path, vol
 
 
 def test_a_store_of_a_newer_program_is_refused_and_left_alone(path):
-    DatabaseStore(path).close()
+    sqlite_store(path).close()
     change(path, "UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     before = path.read_bytes()
     with pytest.raises(StoreTooNew, match="99"):
-        DatabaseStore(path)
+        sqlite_store(path)
     assert path.read_bytes() == before
 
 
 def test_a_file_left_empty_by_a_crash_is_a_new_store(path):
     path.parent.mkdir()
     path.touch()
-    with closing(DatabaseStore(path)) as store:
+    with closing(sqlite_store(path)) as store:
         assert store.fresh
 
 
 def test_a_directory_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "records").write_text("a file is in the way")
     with pytest.raises(StoreUnavailable, match="state directory"):
-        DatabaseStore(tmp_path / "records" / "records.sqlite")
+        sqlite_store(tmp_path / "records" / "records.sqlite")
 
 
 @pytest.mark.root
 def test_a_read_only_disk_is_explained(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StoreUnavailable, match="Read-only"):
-        DatabaseStore(small_disk / "records.sqlite")
+        sqlite_store(small_disk / "records.sqlite")
 
 
 @pytest.mark.root
 def test_on_a_full_disk_nothing_is_kept_and_later_all_is_well(small_disk, volume):
     path = small_disk / "records.sqlite"
-    store = DatabaseStore(path)
+    store = sqlite_store(path)
     first = store.put(volume("first"))
     fill(small_disk / "ballast")
     with pytest.raises(StoreUnavailable, match="full"):
@@ -171,7 +171,7 @@ def test_on_a_full_disk_nothing_is_kept_and_later_all_is_well(small_disk, volume
     store.close()
 
     (small_disk / "ballast").unlink()
-    with closing(DatabaseStore(path)) as store:
+    with closing(sqlite_store(path)) as store:
         assert store.get(KeyValueRecord, refused) is None
         assert store.list(VolumeRecord) == [first]
         store.put(KeyValueRecord(id=refused, value="fits now"))
@@ -198,17 +198,17 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 HOLD = """
 import sys, pathlib
-from csi_driver.cinderlib.persistence.database import DatabaseStore
-store = DatabaseStore(pathlib.Path(sys.argv[1]))
+from csi_driver.cinderlib.persistence.opening import sqlite_store
+store = sqlite_store(pathlib.Path(sys.argv[1]))
 print("open", flush=True)
 sys.stdin.read()
 """
 
 WRITE = """
 import os, sys, threading, pathlib
-from csi_driver.cinderlib.persistence.database import DatabaseStore
+from csi_driver.cinderlib.persistence.opening import sqlite_store
 from csi_driver.cinderlib.persistence.records import KeyValueRecord
-store = DatabaseStore(pathlib.Path(sys.argv[1]))
+store = sqlite_store(pathlib.Path(sys.argv[1]))
 def write(worker):
     number = 0
     while True:
@@ -225,16 +225,16 @@ def test_a_second_process_is_refused_until_the_first_ends_however_it_ends(path):
         try:
             assert holder.stdout.readline() == "open\n"
             with pytest.raises(StoreLocked, match=rf"\b{holder.pid}\b"):
-                DatabaseStore(path)
+                sqlite_store(path)
         finally:
             holder.send_signal(signal.SIGKILL)
-    DatabaseStore(path).close()
+    sqlite_store(path).close()
 
 
 def test_one_process_cannot_open_a_store_twice(path):
-    with closing(DatabaseStore(path)), pytest.raises(StoreLocked, match=str(os.getpid())):
-        DatabaseStore(path)
-    DatabaseStore(path).close()
+    with closing(sqlite_store(path)), pytest.raises(StoreLocked, match=str(os.getpid())):
+        sqlite_store(path)
+    sqlite_store(path).close()
 
 
 def test_what_was_acknowledged_before_a_kill_is_there_after_it(path):
@@ -244,7 +244,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it(path):
         finally:
             writer.send_signal(signal.SIGKILL)
         acknowledged += writer.stdout.readlines()
-    with closing(DatabaseStore(path)) as store:
+    with closing(sqlite_store(path)) as store:
         kept = {record.id for record in store.list(KeyValueRecord)}
         assert kept >= {line.strip() for line in acknowledged if line.endswith("\n")}
         # At most one record per thread was stored and not yet acknowledged.

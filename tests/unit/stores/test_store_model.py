@@ -14,24 +14,31 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from csi_driver.base.sealing import KeyRing
-from csi_driver.cinderlib.persistence.factory import StoreKind, open_store
+from csi_driver.cinderlib.persistence.choice import StoreConfig
+from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordConflict
+from tests.support.postgresql import PostgresServer
 
 IDS = st.sampled_from(["a", "b", "b-1", "c", "é"])
 PHASES = st.sampled_from([Phase.CREATING, Phase.AVAILABLE, Phase.ERROR])
 
 
 class StoreAgainstDictionary(RuleBasedStateMachine):
-    kind: StoreKind = "memory"
+    kind: StoreConfig = "memory"
     keys: Callable[[], KeyRing] | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.store = open_store(self.kind, Path(self.directory.name), self.keys)
+        self.config = self.new()
+        self.store = open_store(self.config, Path(self.directory.name), self.keys)
         self.model: dict[str, VolumeRecord] = {}
         self.old: list[VolumeRecord] = []
+
+    def new(self) -> StoreConfig:
+        """How an empty store is asked for."""
+        return self.kind
 
     def teardown(self) -> None:
         self.store.close()
@@ -115,8 +122,16 @@ class DatabaseAgainstDictionary(StoreAgainstDictionary):
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = open_store(self.kind, Path(self.directory.name))
+        self.store = open_store(self.config, Path(self.directory.name))
         assert not self.store.fresh
+
+
+class PostgreSQLAgainstDictionary(DatabaseAgainstDictionary):
+    server: PostgresServer
+
+    def new(self) -> StoreConfig:
+        connection = self.server.socket_url(self.server.new_database())
+        return {"storage": "db", "connection": connection}
 
 
 FEW = settings(
@@ -130,5 +145,14 @@ TestMemory = StoreAgainstDictionary.TestCase
 TestMemoryDatabase = MemoryDatabaseAgainstDictionary.TestCase
 TestSealedMemory = SealedMemoryAgainstDictionary.TestCase
 TestDatabase = DatabaseAgainstDictionary.TestCase
-for case in (TestMemory, TestMemoryDatabase, TestSealedMemory, TestDatabase):
+
+
+class TestPostgreSQL(PostgreSQLAgainstDictionary.TestCase):  # type: ignore[misc,name-defined]
+    @pytest.fixture(autouse=True)
+    def given_a_server(self, postgres: PostgresServer) -> None:
+        PostgreSQLAgainstDictionary.server = postgres
+
+
+for case in (TestMemory, TestMemoryDatabase, TestSealedMemory, TestDatabase, TestPostgreSQL):
     case.settings = FEW
+del case  # a name at the top would be collected as one more test
