@@ -21,6 +21,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from csi_driver import __version__ as __version__
+
 if TYPE_CHECKING:
     from csi_driver.cinderlib.backend import Backend
     from csi_driver.cinderlib.connection import Connection
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "setup": "session",
+    "DEFAULT_PROJECT_ID": "session",
+    "DEFAULT_USER_ID": "session",
     "Backend": "backend",
     "Volume": "volume",
     "Snapshot": "snapshot",
@@ -44,6 +48,7 @@ _HOMES = {
             "InvalidPersistence",
             "InvalidSize",
             "InvalidVolume",
+            "MissingPackage",
             "NotFound",
             "NotLocal",
             "NotProvided",
@@ -53,6 +58,7 @@ _HOMES = {
             "SnapshotNotFound",
             "UnknownDriver",
             "UnknownOption",
+            "UnsupportedDriver",
             "VolumeNotFound",
         ),
         "exceptions",

@@ -7,12 +7,15 @@ locks of its own.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from csi_driver.attach.attacher import Attacher, AttachSettings
 from csi_driver.base.errors import ConfigurationError
@@ -23,8 +26,35 @@ from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cinderlib.runtime import bootstrap
 
-PROJECT_ID = USER_ID = "cinderlib"
+DEFAULT_PROJECT_ID = DEFAULT_USER_ID = "cinderlib"
 """Project and user of volumes when none are given, as in cinderlib."""
+
+CHATTY = (
+    "castellan",
+    "cinder",
+    "os_brick",
+    "oslo_concurrency",
+    "oslo_config",
+    "oslo_messaging",
+    "oslo_policy",
+    "oslo_privsep",
+    "oslo_service",
+    "oslo_utils",
+    "oslo_versionedobjects",
+    "oslo_vmware",
+    "stevedore",
+    "tooz",
+)
+"""Loggers that ``disable_logs`` keeps away from those of the host program."""
+
+
+@dataclass(frozen=True)
+class LibraryOptions:
+    """How the objects behave; see :func:`setup`."""
+
+    non_uuid_ids: bool = False
+    output_all_backend_info: bool = False
+    fail_on_missing_backend: bool = True
 
 
 class Session:
@@ -33,8 +63,14 @@ class Session:
     ``_guard`` protects the table of locks and is held for a dictionary access only.
     """
 
-    def __init__(self, settings: bootstrap.RuntimeSettings, store: RecordStore) -> None:
+    def __init__(
+        self,
+        settings: bootstrap.RuntimeSettings,
+        store: RecordStore,
+        options: LibraryOptions = LibraryOptions(),
+    ) -> None:
         self.settings = settings
+        self.options = options
         self.store = store
         self.lookup = StoreLookup(store)
         self._guard = threading.Lock()
@@ -79,23 +115,42 @@ def setup(
     file_locks_path: str | os.PathLike[str] | None = None,
     root_helper: str = "sudo",
     *,
-    host: str | None = None,
+    suppress_requests_ssl_warnings: bool = True,
+    disable_logs: bool = True,
+    non_uuid_ids: bool = False,
+    output_all_backend_info: bool = False,
     project_id: str | None = None,
     user_id: str | None = None,
     persistence_config: StoreConfig | None = None,
+    fail_on_missing_backend: bool = True,
+    host: str | None = None,
+    **cinder_options: Any,
 ) -> None:
-    """Prepare the process for backends, once.
+    """Prepare the process for backends, once; the first ``Backend`` does it with defaults.
 
     :param file_locks_path: directory for lock files and for the ``db`` store; by default
         ``cinderlib`` in the user's state directory (XDG_STATE_HOME).
     :param root_helper: command prefix for privileged commands; not used as root.
-    :param host: the name under which volumes belong to this installation.
+    :param suppress_requests_ssl_warnings: say nothing of arrays whose certificate a driver
+        was told not to verify.
+    :param disable_logs: keep what Cinder and its libraries log (:data:`CHATTY`) from the
+        handlers of the host program; its own loggers, and this project's, stay as they are.
+    :param non_uuid_ids: let volumes and snapshots have ids that are no UUIDs.
+    :param output_all_backend_info: show every option of a backend, passwords too, in its
+        ``config`` and in JSON.
+    :param project_id: project that drivers see on volumes; some use it in names.
+    :param user_id: user that drivers see on volumes.
     :param persistence_config: ``memory`` (the default), ``db`` or ``memory_db``; the same
         with options, as ``{"storage": "db", "connection": URL}``; or a store of your own, by
         the name of its entry point, its class or an instance (``docs/metadata.md``).
+    :param fail_on_missing_backend: whether loading an object of a backend that this process
+        does not have is an error.
+    :param host: the name under which volumes belong to this installation.
+    :param cinder_options: options of cinder.conf's section [DEFAULT].
     :raises SetupConflict: the process is set up already, or spoiled for it.
     :raises InvalidPersistence: there is no such store or option.
     :raises StateDirectoryError: the directory cannot be used.
+    :raises UnknownOption, InvalidOption: one of ``cinder_options``; setup may be called again.
     """
     with _lock:
         if _session is not None:
@@ -105,22 +160,63 @@ def setup(
                 state_path=Path(file_locks_path) if file_locks_path else _default_directory(),
                 host=host or socket.gethostname(),
                 root_helper=root_helper,
-                project_id=project_id or PROJECT_ID,
-                user_id=user_id or USER_ID,
+                project_id=project_id or DEFAULT_PROJECT_ID,
+                user_id=user_id or DEFAULT_USER_ID,
+                cinder_options=cinder_options,
             ),
             persistence_config,
+            LibraryOptions(
+                non_uuid_ids=non_uuid_ids,
+                output_all_backend_info=output_all_backend_info,
+                fail_on_missing_backend=fail_on_missing_backend,
+            ),
         )
+    _keep_quiet(logs=disable_logs, ssl_warnings=suppress_requests_ssl_warnings)
+
+
+def is_set_up() -> bool:
+    """Whether :func:`setup` was called or implied."""
+    return _session is not None
+
+
+def project_id() -> str:
+    """The project that drivers see on volumes."""
+    return _session.settings.project_id if _session else DEFAULT_PROJECT_ID
+
+
+def user_id() -> str:
+    """The user that drivers see on volumes."""
+    return _session.settings.user_id if _session else DEFAULT_USER_ID
 
 
 def current() -> Session:
     """The session of this process; set up with defaults if it was not."""
     with _lock:
-        return _session or _start(bootstrap.RuntimeSettings(state_path=_default_directory()), None)
+        if _session is not None:
+            return _session
+        settings = bootstrap.RuntimeSettings(state_path=_default_directory())
+        made = _start(settings, None, LibraryOptions())
+    _keep_quiet(logs=True, ssl_warnings=True)
+    return made
+
+
+def _keep_quiet(*, logs: bool, ssl_warnings: bool) -> None:
+    if logs:
+        for name in CHATTY:
+            logger = logging.getLogger(name)
+            logger.propagate = False
+            # Without any handler Python prints warnings to stderr.
+            logger.addHandler(logging.NullHandler())
+    if ssl_warnings:
+        import urllib3
+
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 
 def _start(
     settings: bootstrap.RuntimeSettings,
     persistence_config: StoreConfig | None,
+    options: LibraryOptions,
 ) -> Session:
     global _session  # noqa: PLW0603 - one process, one Cinder, one session
     store = _open(persistence_config, settings.state_path)
@@ -129,7 +225,7 @@ def _start(
     except BaseException:
         store.close()
         raise
-    _session = Session(settings, store)
+    _session = Session(settings, store, options)
     return _session
 
 

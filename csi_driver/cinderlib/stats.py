@@ -18,6 +18,18 @@ from typing import Any
 MAX_OVER_SUBSCRIPTION = 20.0
 """Cinder's default of ``max_over_subscription_ratio``, and where ``'auto'`` begins."""
 
+_OF_BACKEND = frozenset(
+    {
+        "driver_version",
+        "pools",
+        "shared_targets",
+        "sparse_copy_volume",
+        "storage_protocol",
+        "vendor_name",
+        "volume_backend_name",
+    }
+)
+
 
 @dataclass(frozen=True)
 class PoolStats:
@@ -76,6 +88,8 @@ class BackendStats:
     driver_version: str
     protocol: str
     pools: tuple[PoolStats, ...] = field(default_factory=tuple)
+    reported: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What the driver said, with ``pools`` in any case; for reading."""
 
     @property
     def multiattach(self) -> bool:
@@ -86,19 +100,38 @@ class BackendStats:
 def normalised(backend: str, stats: Mapping[str, Any] | None) -> BackendStats:
     """The statistics that a driver's ``get_volume_stats`` returned.
 
-    A driver without pools (legacy) has one, called like the backend.  What a pool does
-    not say, the backend says for it.
+    What a pool does not say, the backend says for it.
     """
-    raw = dict(stats or {})
-    pools = raw.get("pools") or [{"pool_name": backend}]
+    raw = with_pools(backend, stats)
     common = {key: value for key, value in raw.items() if key != "pools"}
     return BackendStats(
         name=str(raw.get("volume_backend_name") or backend),
         vendor=str(raw.get("vendor_name") or ""),
         driver_version=str(raw.get("driver_version") or ""),
         protocol=_protocol(raw.get("storage_protocol")),
-        pools=tuple(_pool({**common, **pool}) for pool in pools),
+        pools=tuple(_pool({**common, **pool}) for pool in raw["pools"]),
+        reported=raw,
     )
+
+
+def with_pools(backend: str, stats: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of a driver's statistics, with the list ``pools``.
+
+    A driver without pools (legacy) has one, called like the backend, with all that is not
+    about the backend as a whole.
+    """
+    raw: dict[str, Any] = copied(stats or {})
+    if not raw.get("pools"):
+        pool = {key: value for key, value in raw.items() if key not in _OF_BACKEND}
+        raw["pools"] = [{**pool, "pool_name": backend}]
+    return raw
+
+
+def copied(value: Any) -> Any:
+    """A copy of nested dictionaries and lists; what is in them is shared."""
+    if isinstance(value, Mapping):
+        return {key: copied(inner) for key, inner in value.items()}
+    return [copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _pool(raw: Mapping[str, Any]) -> PoolStats:

@@ -19,7 +19,8 @@ environment                         ``EVENTLET_NO_GREENDNS=yes``,
 ``cinder.db.{api,models,utils,``    stand-ins, see ``standins`` and ``database``
 ``base}`` in ``sys.modules``
 ``oslo_config.cfg.CONF``            parsed with no arguments and no files; state_path,
-                                    host, lock paths and coordination are overridden
+                                    host, lock paths and coordination are overridden, and
+                                    the options of ``RuntimeSettings.cinder_options``
 ``processutils.subprocess``         its ``Popen`` drops ``preexec_fn``, see ``attach.brick``
 privsep contexts (three)            run in this process when it is root, else through
                                     ``root_helper``
@@ -39,7 +40,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from typing import Any
 from csi_driver.attach import brick
 from csi_driver.base.errors import StateDirectoryError
 from csi_driver.cinderlib.exceptions import NotSetUp, SetupConflict
-from csi_driver.cinderlib.runtime import standins
+from csi_driver.cinderlib.runtime import options, standins
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class RuntimeSettings:
     :param host: the name under which volumes belong to this installation's backends.
     :param root_helper: command prefix for privileged commands; not used as root.
     :param project_id: project that drivers see on volumes; some use it in names.
+    :param cinder_options: options of cinder.conf's section [DEFAULT]; may hold secrets.
     """
 
     state_path: Path
@@ -65,24 +67,29 @@ class RuntimeSettings:
     root_helper: str = "sudo"
     project_id: str = "cinderlib"
     user_id: str = "cinderlib"
+    cinder_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 # Protects _settings and everything that setup changes: one thread sets up, the
 # others wait for it.
 _lock = threading.Lock()
 _settings: RuntimeSettings | None = None
+# Cinder is imported already; set-up goes on from there after a refused option.
+_imported = False
 
 
 def setup(settings: RuntimeSettings) -> None:
     """Prepare the process; a further call with equal settings does nothing.
 
-    About 1.2 s of CPU and 75 MiB, most of it imports.
+    About 1.2 s of CPU and 75 MiB, most of it imports.  After a refused option it may be
+    called again.
 
     :raises SetupConflict: set up with other settings, or the host program has
         patched threads by eventlet or imported Cinder's database already.
     :raises StateDirectoryError: ``state_path`` cannot be used.
+    :raises UnknownOption, InvalidOption: one of ``cinder_options``.
     """
-    global _settings  # noqa: PLW0603 - one process, one Cinder: that is what it tells
+    global _settings, _imported  # noqa: PLW0603 - one process, one Cinder: that is what they tell
     with _lock:
         if _settings == settings:
             return
@@ -90,13 +97,16 @@ def setup(settings: RuntimeSettings) -> None:
             raise SetupConflict(
                 f"This process was set up with {_settings}, and cannot be with {settings}"
             )
-        _refuse_spoiled_process()
+        if not _imported:
+            _refuse_spoiled_process()
         locks = _make_directories(settings.state_path)
-        _prepare_environment()
-        # Drivers attach by os-brick too, and start their commands like it.
-        brick.prepare(locks, settings.root_helper)
-        with _root_logger_kept():
-            _import_cinder()
+        if not _imported:
+            _prepare_environment()
+            # Drivers attach by os-brick too, and start their commands like it.
+            brick.prepare(locks, settings.root_helper)
+            with _root_logger_kept():
+                _import_cinder()
+            _imported = True
         _configure(settings, locks)
         _start_locks()
         _take_privileges(settings)
@@ -240,6 +250,7 @@ def _configure(settings: RuntimeSettings, locks: Path) -> None:
     conf.set_override("host", settings.host)
     conf.set_override("lock_path", str(locks), group="oslo_concurrency")
     conf.set_override("backend_url", f"file://{locks}", group="coordination")
+    options.set_defaults(settings.cinder_options)
 
 
 def _start_locks() -> None:

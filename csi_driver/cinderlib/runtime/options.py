@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from csi_driver.base.errors import ConfigurationError
 from csi_driver.base.masking import SECRETS, is_secret_name
 from csi_driver.cinderlib.exceptions import InvalidOption, UnknownOption
 from csi_driver.cinderlib.runtime import quirks
@@ -93,6 +94,56 @@ def configure(name: str, driver_class: Any, options: Mapping[str, Any]) -> Any:
         _Values(name, made, given).set_all()
         _require(name, made, driver_options)
         return made
+
+
+def set_defaults(given: Mapping[str, Any]) -> None:
+    """Set options of Cinder's section [DEFAULT], as ``setup`` was given them: all or none.
+
+    :raises UnknownOption: Cinder has no such option there; names the nearest.
+    :raises InvalidOption: a value is not of the option's type.
+    """
+    from oslo_config import cfg
+
+    taken: list[str] = []
+    try:
+        for spelt, value in given.items():
+            option = _default_option(spelt)
+            taken.append(option.name)
+            _set_default(spelt, option, value)
+    except ConfigurationError:
+        for name in taken:
+            cfg.CONF.clear_override(name)
+        raise
+
+
+def _default_option(spelt: str) -> Any:
+    from oslo_config import cfg
+
+    declared = {name: entry["opt"] for name, entry in cfg.CONF._opts.items()}
+    key = spelt.replace("-", "_")
+    option = _find(key, declared, {})
+    if option is None:
+        advice = f"{nearest(key, declared)} Options of a driver are given to its Backend"
+        raise UnknownOption(
+            f"Cinder's section [DEFAULT] has no option {spelt!r}", advice=advice.lstrip()
+        )
+    return option
+
+
+def _set_default(spelt: str, option: Any, value: Any) -> None:
+    from oslo_config import cfg
+
+    if option.secret or is_secret_name(option.name):
+        SECRETS.learn(str(value), keep=True)
+    try:
+        cfg.CONF.set_override(option.name, value)
+        getattr(cfg.CONF, option.dest)
+    except (ValueError, TypeError, cfg.Error) as error:
+        why = "the value is refused" if option.secret else " ".join(str(error).split())
+        raise InvalidOption(
+            f"Option {spelt!r} cannot have this value: {why}",
+            advice=f"Its type is {type(option.type).__name__}",
+        ) from error
 
 
 def shared_group() -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import csi_driver.cinderlib as cinderlib
+from csi_driver.cinderlib import session
 from csi_driver.cinderlib.lookup import StoreLookup
 from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence.memory import MemoryStore
@@ -135,6 +137,33 @@ def load(runtime: bootstrap.RuntimeSettings, store: MemoryStore) -> Iterator[Cal
 def loaded(load: Callable[..., Loaded]) -> Loaded:
     """One backend with volumes in memory."""
     return load()
+
+
+Make = Callable[..., cinderlib.Backend]
+
+
+@pytest.fixture
+def make(
+    runtime: bootstrap.RuntimeSettings,
+    store: MemoryStore,
+    free_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Make]:
+    """Makes backends in a session of the test's own."""
+    monkeypatch.setattr(session, "_session", session.Session(runtime, store))
+
+    def make(name: str = free_name, **options: Any) -> cinderlib.Backend:
+        return cinderlib.Backend(name, volume_driver=DOUBLE, **options)
+
+    yield make
+    for backend in list(cinderlib.Backend.backends.values()):
+        backend.close()
+
+
+@pytest.fixture
+def backend(make: Make) -> cinderlib.Backend:
+    """One backend in a session of the test's own."""
+    return make()
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ from csi_driver.cinderlib.persistence.memory import MemoryStore
 from csi_driver.cinderlib.persistence.records import ConnectionRecord
 from tests.doubles import faults
 from tests.doubles.faults import VendorError
-from tests.unit.cinderlib.test_objects import Make, backend, make
-
-__all__ = ["backend", "make"]
+from tests.unit.cinderlib.conftest import Make
 
 NODE1 = {"host": "node1"}
 NODE2 = {"host": "node2"}

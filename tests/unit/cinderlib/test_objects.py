@@ -2,87 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import csi_driver.cinderlib as cinderlib
-from csi_driver.cinderlib import exceptions, session
+from csi_driver.cinderlib import exceptions
 from csi_driver.cinderlib.persistence.memory import MemoryStore
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.cinderlib.runtime import bootstrap
 from tests.doubles import faults
 from tests.doubles.faults import VendorError
-from tests.unit.cinderlib.conftest import DOUBLE
-
-Make = Callable[..., cinderlib.Backend]
-
-
-@pytest.fixture
-def make(
-    runtime: bootstrap.RuntimeSettings,
-    store: MemoryStore,
-    free_name: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Make]:
-    """Makes backends in a session of the test's own."""
-    monkeypatch.setattr(session, "_session", session.Session(runtime, store))
-
-    def make(name: str = free_name, **options: Any) -> cinderlib.Backend:
-        return cinderlib.Backend(name, volume_driver=DOUBLE, **options)
-
-    yield make
-    for backend in list(cinderlib.Backend.backends.values()):
-        backend.close()
-
-
-@pytest.fixture
-def backend(make: Make) -> cinderlib.Backend:
-    return make()
+from tests.unit.cinderlib.conftest import Make
 
 
 def names(backend: cinderlib.Backend) -> set[str]:
     return set(backend.driver.shelf.names())
-
-
-# -- backends ------------------------------------------------------------------
-
-
-def test_a_backend_is_one_instance_for_one_configuration(make: Make, free_name: str) -> None:
-    first = make(double_total_gib=5)
-
-    assert make(double_total_gib=5) is first
-    assert cinderlib.Backend.backends == {free_name: first}
-    with pytest.raises(ValueError, match="another configuration"):
-        make(double_total_gib=6)
-
-
-def test_threads_that_ask_for_a_backend_at_once_get_one(make: Make) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        backends = list(pool.map(lambda _: make(), range(8)))
-
-    assert len({id(backend) for backend in backends}) == 1
-    assert faults.of_backend(backends[0].id).operations().count("do_setup") == 1
-
-
-def test_a_backend_tells_about_itself_and_lets_its_driver_tell_the_rest(make: Make) -> None:
-    backend = make(double_pools=["a", "b"], double_password="hush")
-
-    assert backend.pool_names == ("a", "b")
-    assert backend.stats(refresh=True).vendor == "Doubles"
-    assert backend.config == {"volume_backend_name": backend.id}
-    assert backend.initialized
-    assert backend.get_version() == "1.2.3"
-    with pytest.raises(AttributeError):
-        _ = backend.nothing_like_this
-
-
-def test_a_closed_backend_may_be_made_anew(make: Make) -> None:
-    make().close()
-
-    assert make(double_total_gib=3).stats().pools[0].total_gib == 3
 
 
 # -- the life of a volume ------------------------------------------------------

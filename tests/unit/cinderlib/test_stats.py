@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from csi_driver.cinderlib.stats import normalised
+from csi_driver.cinderlib.stats import normalised, with_pools
 from tests.unit.cinderlib.conftest import Loaded
 
 
@@ -15,6 +15,31 @@ def test_a_backend_without_pools_has_one_that_is_called_like_it() -> None:
 
     (pool,) = stats.pools
     assert (pool.name, pool.total_gib, pool.free_gib) == ("old", 100.0, 40.5)
+
+
+def test_what_a_driver_without_pools_says_is_said_of_its_one_pool_too() -> None:
+    said = {
+        "vendor_name": "V",
+        "driver_version": "1",
+        "storage_protocol": "iSCSI",
+        "total_capacity_gb": "infinite",
+        "QoS_support": True,
+    }
+
+    assert with_pools("old", said) == {
+        **said,
+        "pools": [{"pool_name": "old", "total_capacity_gb": "infinite", "QoS_support": True}],
+    }
+    assert "pools" not in said
+
+
+def test_what_a_driver_with_pools_says_stays_as_it_is() -> None:
+    said = {"vendor_name": "V", "pools": [{"pool_name": "p", "total_capacity_gb": "unknown"}]}
+
+    stats = normalised("b", said)
+
+    assert stats.reported == said
+    assert stats.reported["pools"][0] is not said["pools"][0], "the driver goes on with its own"
 
 
 def test_no_statistics_at_all_are_a_pool_without_figures() -> None:
