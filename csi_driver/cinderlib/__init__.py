@@ -26,19 +26,20 @@ from csi_driver import __version__ as __version__
 if TYPE_CHECKING:
     from csi_driver.cinderlib.backend import Backend
     from csi_driver.cinderlib.connection import Connection
+    from csi_driver.cinderlib.key_value import KeyValue
     from csi_driver.cinderlib.session import setup
     from csi_driver.cinderlib.snapshot import Snapshot
     from csi_driver.cinderlib.volume import Volume
 
 _HOMES = {
     "setup": "session",
-    "list_supported_drivers": "driver_list",
     "DEFAULT_PROJECT_ID": "session",
     "DEFAULT_USER_ID": "session",
     "Backend": "backend",
     "Volume": "volume",
     "Snapshot": "snapshot",
     "Connection": "connection",
+    "KeyValue": "key_value",
     **dict.fromkeys(
         (
             "BackendExists",
@@ -66,7 +67,7 @@ _HOMES = {
     ),
 }
 
-__all__ = ["Backend", "Connection", "Snapshot", "Volume", "setup"]
+__all__ = ["Backend", "Connection", "KeyValue", "Snapshot", "Volume", "setup"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from csi_driver.cinderlib import session
 from csi_driver.cinderlib.exceptions import BackendExists, BackendNotFound
+from csi_driver.cinderlib.key_value import Persistence
 from csi_driver.cinderlib.manager import VolumeManager
+from csi_driver.cinderlib.persistence.choice import StoreConfig
 from csi_driver.cinderlib.persistence.records import VolumeRecord
 from csi_driver.cinderlib.stats import copied
 
@@ -70,6 +72,9 @@ class Backend:
     user_id = _OfSession(session.user_id)
     """The user that drivers see on volumes."""
 
+    persistence = _OfSession(Persistence)
+    """The record store; see :class:`csi_driver.cinderlib.key_value.Persistence`."""
+
     manager: VolumeManager
     _options: dict[str, Any]
 
@@ -90,6 +95,21 @@ class Backend:
             with cls._lock:
                 Backend.backends = {**Backend.backends, volume_backend_name: made}
             return made
+
+    @classmethod
+    def set_persistence(cls, persistence_config: StoreConfig) -> None:
+        """Copy all records to another store and go on there, while objects are in use.
+
+        Waits until no operation runs; those that begin meanwhile wait.  The store of before
+        is closed unless it was given as an instance.
+
+        :param persistence_config: as for :func:`csi_driver.cinderlib.setup`.
+        :raises InvalidPersistence: there is no such store or option.
+        :raises RecordExists: the other store has other records under the same ids.
+        :raises StoreUnavailable: a store cannot be used.  After any error the store of
+            before stays in use, and the call may be repeated.
+        """
+        session.set_persistence(persistence_config)
 
     @classmethod
     def named(cls, name: str) -> Backend:

@@ -21,6 +21,9 @@ from csi_driver.cinderlib.persistence.records import (
 )
 from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore
 
+INITIATOR_DATA = "initiator-data/"
+"""What the keys of drivers' data begin with, among those of programs."""
+
 
 class Lookup(Protocol):
     """Finds records, by our ids or by the ids that drivers see."""
@@ -138,4 +141,4 @@ def _drivers_fields(record: VolumeRecord | SnapshotRecord) -> tuple[str, ...]:
 
 
 def _initiator_key(initiator: str, namespace: str) -> str:
-    return f"initiator-data/{namespace}/{initiator}"
+    return f"{INITIATOR_DATA}{namespace}/{initiator}"

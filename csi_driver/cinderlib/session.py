@@ -11,8 +11,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,16 @@ from typing import Any
 from csi_driver.attach.attacher import Attacher, AttachSettings
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.cinderlib.exceptions import InvalidPersistence, SetupConflict
+from csi_driver.cinderlib.locks import ObjectLocks
 from csi_driver.cinderlib.lookup import StoreLookup
 from csi_driver.cinderlib.persistence.choice import StoreConfig
+from csi_driver.cinderlib.persistence.copying import copy_records
+from csi_driver.cinderlib.persistence.exchangeable import ExchangeableStore
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cinderlib.runtime import bootstrap
+
+LOG = logging.getLogger(__name__)
 
 DEFAULT_PROJECT_ID = DEFAULT_USER_ID = "cinderlib"
 """Project and user of volumes when none are given, as in cinderlib."""
@@ -58,10 +63,7 @@ class LibraryOptions:
 
 
 class Session:
-    """The store and the locks behind the objects.  Thread-safe.
-
-    ``_guard`` protects the table of locks and is held for a dictionary access only.
-    """
+    """The store and the locks behind the objects.  Thread-safe."""
 
     def __init__(
         self,
@@ -71,27 +73,35 @@ class Session:
     ) -> None:
         self.settings = settings
         self.options = options
-        self.store = store
-        self.lookup = StoreLookup(store)
-        self._guard = threading.Lock()
-        self._locks: dict[str, tuple[threading.RLock, int]] = {}
+        self.store = ExchangeableStore(store)
+        self.lookup = StoreLookup(self.store)
+        self._locks = ObjectLocks()
+        # Whether the program made the store, and closes it.
+        self._given = True
 
-    @contextmanager
-    def exclusive(self, record_id: str) -> Iterator[None]:
+    def exclusive(self, record_id: str) -> AbstractContextManager[None]:
         """One thread at a time works on an object; the others wait."""
-        with self._guard:
-            lock, users = self._locks.get(record_id, (threading.RLock(), 0))
-            self._locks[record_id] = (lock, users + 1)
+        return self._locks.exclusive(record_id)
+
+    def move_to(self, config: StoreConfig) -> None:
+        """Copy all records to another store and go on there; see ``Backend.set_persistence``."""
+        target = _open(config, self.settings.state_path)
+        if target is self.store.inner:
+            return
+        given = _is_made(config)
         try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                lock, users = self._locks[record_id]
-                if users > 1:
-                    self._locks[record_id] = (lock, users - 1)
-                else:
-                    del self._locks[record_id]
+            with self._locks.alone():
+                before, was_given = self.store.inner, self._given
+                copied = copy_records(before, target)
+                self.store.exchange(target)
+                self._given = given
+        except BaseException:
+            if not given:
+                target.close()
+            raise
+        LOG.info("%d records were moved to another store", copied.total())
+        if not was_given:
+            before.close()
 
     def attacher(self, *, multipath: bool = False, enforce_multipath: bool = False) -> Attacher:
         """What attaches volumes to this host."""
@@ -174,6 +184,14 @@ def setup(
     _keep_quiet(logs=disable_logs, ssl_warnings=suppress_requests_ssl_warnings)
 
 
+def set_persistence(persistence_config: StoreConfig) -> None:
+    """See :meth:`csi_driver.cinderlib.Backend.set_persistence`."""
+    if is_set_up():
+        current().move_to(persistence_config)
+    else:
+        setup(persistence_config=persistence_config)
+
+
 def is_set_up() -> bool:
     """Whether :func:`setup` was called or implied."""
     return _session is not None
@@ -226,6 +244,7 @@ def _start(
         store.close()
         raise
     _session = Session(settings, store, options)
+    _session._given = _is_made(persistence_config)
     return _session
 
 
@@ -239,3 +258,9 @@ def _open(config: StoreConfig | None, directory: Path) -> RecordStore:
         return open_store(config or "memory", directory)
     except ConfigurationError as error:
         raise InvalidPersistence(error.message, advice=error.advice) from error
+
+
+def _is_made(config: StoreConfig | None) -> bool:
+    """Whether ``config`` is, or holds, a store that exists already."""
+    storage = config.get("storage") if isinstance(config, Mapping) else config
+    return isinstance(storage, RecordStore)

@@ -13,10 +13,15 @@ from typing import TypeVar
 
 import msgspec
 
+from csi_driver.base.errors import InvalidRequest
 from csi_driver.cinderlib.persistence.records import Record
 from csi_driver.cinderlib.persistence.store import StoreCorrupt
 
 R = TypeVar("R", bound=Record)
+
+
+LONGEST = 1000
+"""Bytes of an id and of an indexed field: what every database can index."""
 
 
 def encode(record: Record) -> bytes:
@@ -24,19 +29,53 @@ def encode(record: Record) -> bytes:
 
     :raises TypeError: it holds something that JSON has no place for.
     """
-    return msgspec.json.encode(record)
+    unknown = record.unknown_fields
+    if not unknown:
+        return msgspec.json.encode(record)
+    known = msgspec.json.encode(msgspec.structs.replace(record, unknown_fields=msgspec.UNSET))
+    return known[:-1] + b"," + msgspec.json.encode(unknown)[1:]
 
 
 def decode(kind: type[R], body: bytes | str) -> R:
-    """The record that ``encode`` was given; fields that this version does not know are dropped.
+    """The record that ``encode`` was given.
+
+    Fields that this version does not know are kept in ``unknown_fields``.
 
     :raises StoreCorrupt: ``body`` is not such a record.
     """
     try:
-        record: R = _decoder(kind).decode(body)
+        try:
+            record: R = _decoder(kind).decode(body)
+        except msgspec.ValidationError:
+            # Structs of msgspec would drop what they do not know; these refuse it.
+            record = _of_newer_version(kind, body)
     except msgspec.DecodeError as error:
         raise StoreCorrupt(f"A stored {kind.KIND} record cannot be understood: {error}") from error
     return record
+
+
+def _of_newer_version(kind: type[R], body: bytes | str) -> R:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    unknown = {name: fields.pop(name) for name in list(fields) if name not in _names(kind)}
+    record: R = _decoder(kind).decode(msgspec.json.encode(fields))
+    return msgspec.structs.replace(record, unknown_fields=unknown)
+
+
+def require_storable(record: Record) -> None:
+    """Refuse what some store has no place for, so that all stores take the same.
+
+    :raises InvalidRequest: the id or an indexed field is too long to be indexed, or has a
+        null character, which PostgreSQL does not take.
+    """
+    for field in ("id", *record.INDEXED):
+        value = str(getattr(record, field))
+        # Four bytes to a character at most: what is short is not counted.
+        if len(value) > LONGEST // 4 and (length := len(value.encode())) > LONGEST:
+            raise InvalidRequest(
+                f"{field} of a {record.KIND} has {length} bytes", advice=f"At most {LONGEST}"
+            )
+        if "\0" in value:
+            raise InvalidRequest(f"{field} of a {record.KIND} has a null character")
 
 
 def indexed_values(record: Record) -> dict[str, str]:
@@ -54,6 +93,11 @@ def selection(kind: type[Record], where: Mapping[str, str] | None) -> dict[str, 
         if field not in kind.INDEXED:
             raise ValueError(f"{kind.KIND} records cannot be selected by {field!r}")
     return selected
+
+
+@cache
+def _names(kind: type[Record]) -> frozenset[str]:
+    return frozenset(kind.__struct_fields__)
 
 
 # The decoder of a type is costly to make and safe to share between threads.

@@ -42,6 +42,16 @@ class _Delete:
     record: Record
 
 
+@dataclass(frozen=True)
+class _Adopt:
+    """A change to make: the store belongs to another installation."""
+
+    installation_id: str
+
+
+_Change = _Put | _Delete | _Adopt
+
+
 class DatabaseStore(RecordStore):
     """Records in a database that this process has for itself.
 
@@ -71,6 +81,7 @@ class DatabaseStore(RecordStore):
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
+        codec.require_storable(record)
         version = next(self._versions)
         body = codec.encode(msgspec.structs.replace(record, version=version)).decode()
         self._writer.submit(_Put(record, version, body)).result()
@@ -94,17 +105,22 @@ class DatabaseStore(RecordStore):
         rows = self._read(statement, {"after": after, "limit": limit, **selected})
         return [codec.decode(kind, body) for (body,) in rows]
 
+    def adopt(self, installation_id: str) -> None:
+        """See :meth:`RecordStore.adopt`."""
+        self._writer.submit(_Adopt(installation_id)).result()
+        self.installation_id = installation_id
+
     def close(self) -> None:
         """Commit what waits; close the database and give up its lock."""
         self._closed = True
         self._writer.close()
         self._database.close()
 
-    def _commit(self, changes: Sequence[_Put | _Delete]) -> Sequence[Exception | None]:
+    def _commit(self, changes: Sequence[_Change]) -> Sequence[Exception | None]:
         """Make the changes in one transaction; called by the writer thread alone."""
         return self._database.write(lambda cursor: self._make(cursor, changes))
 
-    def _make(self, cursor: Any, changes: Sequence[_Put | _Delete]) -> Sequence[Exception | None]:
+    def _make(self, cursor: Any, changes: Sequence[_Change]) -> Sequence[Exception | None]:
         outcomes = [self._apply(cursor, change) for change in changes]
         puts = [change.version for change in changes if isinstance(change, _Put)]
         if puts:
@@ -114,8 +130,12 @@ class DatabaseStore(RecordStore):
             self._set_meta.run(cursor, setting)
         return outcomes
 
-    def _apply(self, cursor: Any, change: _Put | _Delete) -> Exception | None:
+    def _apply(self, cursor: Any, change: _Change) -> Exception | None:
         """Make one change unless it conflicts with what is stored; answer the conflict."""
+        if isinstance(change, _Adopt):
+            setting = {"name": schema.INSTALLATION_ID, "setting": change.installation_id}
+            self._set_meta.run(cursor, setting)
+            return None
         record = change.record
         statements = self._statements[record.KIND]
         this = {"record_id": record.id}

@@ -43,6 +43,7 @@ class MemoryStore(RecordStore):
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
+        codec.require_storable(record)
         with self._lock:
             shelf = self._shelf(type(record))
             refusal = conflicts.why_not_put(record, _version(shelf, record.id))

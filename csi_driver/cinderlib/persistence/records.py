@@ -78,14 +78,19 @@ class Encryption(msgspec.Struct, frozen=True, kw_only=True):
     formatted: bool = False
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the records.  ``version`` 0 is a record that no store has yet."""
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the records.  ``version`` 0 is a record that no store has yet.
+
+    ``unknown_fields`` are those that a newer version of this program gave a record:
+    ``codec`` puts them here, and back when a changed record is stored.
+    """
 
     KIND: ClassVar[str] = ""
     INDEXED: ClassVar[tuple[str, ...]] = ()
 
     id: str
     version: int = 0
+    unknown_fields: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def pending(self) -> str:

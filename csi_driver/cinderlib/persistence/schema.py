@@ -38,6 +38,9 @@ metadata = MetaData()
 LAST_VERSION = "last_version"
 """Key in ``meta`` of the last version that was given."""
 
+INSTALLATION_ID = "installation_id"
+"""Key in ``meta`` of the installation that the store belongs to."""
+
 LAST_COMMIT = "last_commit"
 """Key in ``meta`` of what tells one commit from all others; where a connection can be lost."""
 
@@ -100,7 +103,7 @@ def prepare(connection: Connection, name: str) -> Installation:
     try:
         version = int(values["schema_version"])
         installation = Installation(
-            id=str(uuid.UUID(values["installation_id"])),
+            id=str(uuid.UUID(values[INSTALLATION_ID])),
             last_version=int(values[LAST_VERSION]),
             fresh=False,
         )
@@ -125,7 +128,7 @@ def _make(connection: Connection) -> Installation:
         insert(meta),
         [
             {"key": "schema_version", "value": str(SCHEMA_VERSION)},
-            {"key": "installation_id", "value": installation.id},
+            {"key": INSTALLATION_ID, "value": installation.id},
             {"key": LAST_VERSION, "value": str(installation.last_version)},
         ],
     )

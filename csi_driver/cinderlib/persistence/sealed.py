@@ -118,6 +118,11 @@ class SealedStore(RecordStore):
         ring = self._keys()
         return [_opened(record, ring) for record in found]
 
+    def adopt(self, installation_id: str) -> None:
+        """See :meth:`RecordStore.adopt`."""
+        self._inner.adopt(installation_id)
+        self.installation_id = installation_id
+
     def close(self) -> None:
         """See :meth:`RecordStore.close`."""
         self._inner.close()

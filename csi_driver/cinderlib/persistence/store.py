@@ -80,6 +80,8 @@ class RecordStore(ABC):
 
         ``version`` 0 inserts; any other must be the stored one.
 
+        :raises InvalidRequest: id or an indexed field is longer than some store can index.
+        :raises TypeError: it holds something that JSON has no place for.
         :raises RecordExists: version 0, and the id exists.
         :raises RecordConflict: the stored version is another, or the record is gone.
         :raises StoreUnavailable: nothing was stored.
@@ -109,6 +111,13 @@ class RecordStore(ABC):
         :param limit: at most so many.
         :raises ValueError: ``where`` names a field that is not indexed.
         """
+
+    def adopt(self, installation_id: str) -> None:
+        """Belong to another installation, whose records are copied into this new store.
+
+        A store that lasts keeps the id, too.
+        """
+        self.installation_id = installation_id
 
     @abstractmethod
     def close(self) -> None:

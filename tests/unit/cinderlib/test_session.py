@@ -26,7 +26,7 @@ import csi_driver.cinderlib as cinderlib
         + """
 volume = backend.create_volume(1)
 from csi_driver.cinderlib import session
-print(json.dumps([volume.status, type(session.current().store).__name__]))
+print(json.dumps([volume.status, type(session.current().store.inner).__name__]))
 """,
         env={"XDG_STATE_HOME": str(tmp_path)},
     )
@@ -100,7 +100,7 @@ from csi_driver.cinderlib import session
 from csi_driver.cinderlib.persistence.memory import MemoryStore
 store = MemoryStore()
 cinderlib.setup({str(tmp_path)!r}, persistence_config=store)
-print(json.dumps(session.current().store is store))
+print(json.dumps(session.current().store.inner is store))
 """
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from csi_driver.base.errors import InvalidRequest
 from csi_driver.base.values import Formatting, FormattingState
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
@@ -24,6 +25,7 @@ from csi_driver.cinderlib.persistence.store import (
     RecordConflict,
     RecordExists,
     RecordStore,
+    StoreCorrupt,
     StoreUnavailable,
 )
 
@@ -218,6 +220,58 @@ def test_what_no_store_can_keep_is_refused_by_all(store):
     assert store.get(KeyValueRecord, "k") is None
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"record_id": "x" * 1001}, {"name": "é" * 501}, {"backend": "a\0b"}, {"record_id": "a\0b"}],
+    ids=["id too long", "name too long", "null in a field", "null in the id"],
+)
+def test_what_some_database_cannot_index_is_refused_by_all(store, volume, fields):
+    with pytest.raises(InvalidRequest):
+        store.put(volume(**fields))
+    assert store.list(VolumeRecord) == []
+
+
+def test_a_refused_change_leaves_the_record_as_it_was(store, volume):
+    stored = store.put(volume())
+    with pytest.raises(InvalidRequest):
+        store.put(replace(stored, name="x" * 1001))
+    assert store.get(VolumeRecord, "v-1") == stored
+
+
+def test_the_longest_names_are_kept_and_found(store, volume):
+    fields = {"name": "é" * 500, "backend": "x" * 1000, "cinder_id": "y" * 1000}
+    stored = store.put(volume("z" * 1000, **fields))
+    assert store.list(VolumeRecord, where=fields) == [stored]
+
+
+class NewerVolume(VolumeRecord, frozen=True, kw_only=True):
+    """As a newer version of the program writes it."""
+
+    tier: str = ""
+    labels: dict[str, Any] = {}
+
+
+def test_fields_of_a_newer_version_survive_a_change_by_this_one(store, volume):
+    newer = {f: getattr(volume(), f) for f in VolumeRecord.__struct_fields__}
+    labels = {"nested": [1, 2.5, None, 12345678901234567890123]}
+    store.put(NewerVolume(**newer, tier="gold", labels=labels))
+    known = store.get(VolumeRecord, "v-1")
+    changed = store.put(replace(known, size_gib=7))
+    assert changed == store.list(VolumeRecord)[0] == store.get(VolumeRecord, "v-1")
+    found = store.get(NewerVolume, "v-1")
+    assert (found.size_gib, found.tier, found.labels) == (7, "gold", labels)
+
+
+def test_a_field_of_the_wrong_type_is_not_taken_for_a_newer_one(store, volume):
+    class Other(VolumeRecord, frozen=True, kw_only=True):
+        size_gib: str  # type: ignore[assignment]
+
+    fields = {f: getattr(volume(), f) for f in VolumeRecord.__struct_fields__}
+    store.put(Other(**{**fields, "size_gib": "many"}))
+    with pytest.raises(StoreCorrupt, match="size_gib"):
+        store.get(VolumeRecord, "v-1")
+
+
 def test_of_many_threads_that_insert_one_id_one_succeeds(store, volume):
     barrier = threading.Barrier(8)
 
@@ -288,6 +342,11 @@ def test_a_closed_store_answers_nothing(store, volume):
         store.put(replace(stored, size_gib=2))
     with pytest.raises(StoreUnavailable):
         store.delete(stored)
+
+
+def test_a_store_can_take_over_an_installation(store):
+    store.adopt("0a0b0c0d-0000-4000-8000-000000000000")
+    assert store.installation_id == "0a0b0c0d-0000-4000-8000-000000000000"
 
 
 def test_a_new_store_says_that_it_is_fresh_and_whose_it_is(store):

@@ -329,6 +329,10 @@ def camel(name: str) -> str:
     return first + "".join(_INITIALS.get(word, word.capitalize()) for word in rest)
 
 
+_OF_STORES = ("version", "unknown_fields")
+"""Fields of a record that an object has a place of its own for."""
+
+
 def fields(record: type[Record]) -> tuple[msgspec.structs.FieldInfo, ...]:
     """The fields that an object keeps: all but the version, which is the store's."""
-    return tuple(each for each in msgspec.structs.fields(record) if each.name != "version")
+    return tuple(each for each in msgspec.structs.fields(record) if each.name not in _OF_STORES)

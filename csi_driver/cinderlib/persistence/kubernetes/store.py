@@ -150,6 +150,7 @@ class KubernetesStore(RecordStore):
         refusal = conflicts.why_not_put(record, known.version if known else None)
         if refusal:
             raise refusal
+        codec.require_storable(record)
         codec.encode(record)  # what JSON has no place for is refused before anything is sent
         with _explained(f"The {record.KIND} record {record.id!r} cannot be stored"):
             item = self._written(record, version, known)
