@@ -263,7 +263,9 @@ class Attachments:
             record = context.store.get(ConnectionRecord, connection_id)
             if record is None or (running.kind == _RESUME and record.operation is None):
                 return
-            volume = context.volume(volume_id)
+            # What the node proved is taken over while it still has the volume: from then on
+            # its word about the volume does not count.
+            volume = context.with_confirmation(context.volume(volume_id))
             others = [c for c in context.connections(volume_id) if c.id != connection_id]
             record = context.write(record, "unpublish", "backend", phase=Phase.DETACHING)
             running.at("backend detach")

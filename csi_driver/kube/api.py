@@ -333,6 +333,8 @@ def _of_status(verb: str, path: str, status: Object) -> errors.ApiError:
     """The error that an answer of kind ``Status`` tells."""
     code = int(status.get("code") or 0)
     kind = _KINDS.get(code, errors.ApiError)
+    if kind is errors.ApiNotFound and not (status.get("details") or {}).get("name"):
+        kind = errors.ApiResourceMissing
     if code >= 500 and verb in _WRITES:
         # etcd may have the change although the API server saw no confirmation.
         kind = errors.ApiOutcomeUnknown

@@ -53,9 +53,13 @@ class ApiBusy(ApiError):
 
 
 class ApiNotFound(ApiError):
-    """There is no such object, or no such resource (404)."""
+    """There is no such object (404)."""
 
-    advice = "Check that the custom resource definitions are installed"
+
+class ApiResourceMissing(ApiError):
+    """There is no such kind of object (404): its definition is not installed."""
+
+    advice = "Install the custom resource definitions of this version"
 
 
 class ApiConflict(ApiError):

@@ -59,6 +59,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _KUBE + "ApiOutcomeUnknown": Code.UNAVAILABLE,
     _KUBE + "ApiBusy": Code.UNAVAILABLE,
     _KUBE + "ApiNotFound": Code.UNAVAILABLE,
+    _KUBE + "ApiResourceMissing": Code.UNAVAILABLE,
     _KUBE + "ApiConflict": Code.ABORTED,
     _KUBE + "ApiExpired": Code.UNAVAILABLE,
     _KUBE + "ApiForbidden": Code.UNAVAILABLE,

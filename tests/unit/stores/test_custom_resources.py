@@ -20,6 +20,7 @@ from csi_driver.cinderlib.persistence.records import (
     VolumeRecord,
 )
 from csi_driver.cinderlib.persistence.store import StoreCorrupt
+from csi_driver.kube.group import DRIVER_LABEL
 from tools import generate_manifests
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -109,7 +110,7 @@ def test_what_others_put_into_an_object_survives_a_change():
     stored["metadata"]["finalizers"].append("example.com/hold")
     stored["spec"]["ofANewerVersion"] = {"a": 1}
     made = objects.to_object(volume(size_gib=2), 2, DRIVER, stored, NOW)
-    assert made["metadata"]["labels"] == {resources.DRIVER_LABEL: DRIVER, "team": "storage"}
+    assert made["metadata"]["labels"] == {DRIVER_LABEL: DRIVER, "team": "storage"}
     assert made["metadata"]["finalizers"] == [resources.FINALIZER, "example.com/hold"]
     assert made["spec"]["ofANewerVersion"] == {"a": 1}
     assert made["spec"]["sizeGiB"] == 2

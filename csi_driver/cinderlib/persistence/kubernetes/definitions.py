@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.cinderlib.persistence.kubernetes.resources import (
-    API_VERSION,
-    GROUP,
     RESOURCES,
     SCHEMA,
     SCHEMA_ANNOTATION,
 )
 from csi_driver.kube.api import Api
 from csi_driver.kube.errors import ApiNotFound
+from csi_driver.kube.group import API_VERSION, GROUP
 
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
@@ -26,7 +25,8 @@ _ADVICE = (
 
 def names() -> list[str]:
     """The definitions' names: what the controller's role may read."""
-    return [f"{each.plural}.{GROUP}" for each in RESOURCES] + [f"cinderinstallations.{GROUP}"]
+    others = ("cinderinstallations", "cindernodes", "cinderconfirmations")
+    return [f"{name}.{GROUP}" for name in (*(each.plural for each in RESOURCES), *others)]
 
 
 def check(api: Api) -> None:

@@ -21,9 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from csi_driver.cinderlib.persistence.kubernetes.resources import (
-    API_VERSION,
     BY_RECORD,
-    DRIVER_LABEL,
     FINALIZER,
     Resource,
     camel,
@@ -32,6 +30,7 @@ from csi_driver.cinderlib.persistence.kubernetes.resources import (
 from csi_driver.cinderlib.persistence.records import Phase, Record
 from csi_driver.cinderlib.persistence.store import StoreCorrupt
 from csi_driver.kube.api import Object
+from csi_driver.kube.group import API_VERSION, DRIVER_LABEL
 
 R = TypeVar("R", bound=Record)
 

@@ -23,15 +23,7 @@ from csi_driver.cinderlib.persistence.records import (
     TombstoneRecord,
     VolumeRecord,
 )
-
-GROUP = "cinderlib.io"
-VERSION = "v1"
-API_VERSION = f"{GROUP}/{VERSION}"
-CATEGORY = "cinderlib"
-"""``kubectl get cinderlib`` shows all of the kinds; the word clashes with nobody's."""
-
-DRIVER_LABEL = f"{GROUP}/driver"
-"""Label with the CSI driver name: several installations share the definitions."""
+from csi_driver.kube.group import GROUP, collection
 
 FINALIZER = f"{GROUP}/backend"
 """Keeps an object while the backend may hold what it stands for."""
@@ -86,7 +78,7 @@ class Resource:
     @cached_property
     def path(self) -> str:
         """The path of the collection."""
-        return f"/apis/{API_VERSION}/{self.plural}"
+        return collection(self.plural)
 
     def section(self, name: str) -> str:
         """Where a record's field is kept: ``spec`` or ``status``."""
@@ -334,5 +326,10 @@ _OF_STORES = ("version", "unknown_fields")
 
 
 def fields(record: type[Record]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    """The fields that an object keeps: all but the version, which is the store's."""
-    return tuple(each for each in msgspec.structs.fields(record) if each.name not in _OF_STORES)
+    """The fields that an object keeps.
+
+    The version is the store's, and what a newer version of this program wrote stays in the
+    object without being read.
+    """
+    others = ("version", "unknown_fields")
+    return tuple(each for each in msgspec.structs.fields(record) if each.name not in others)

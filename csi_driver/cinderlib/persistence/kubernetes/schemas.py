@@ -14,21 +14,20 @@ from typing import Any
 
 import msgspec
 
+from csi_driver.base.values import FormattingState
 from csi_driver.cinderlib.persistence.kubernetes.objects import struct_of
 from csi_driver.cinderlib.persistence.kubernetes.resources import (
     ABOUT,
     AGE,
-    CATEGORY,
-    GROUP,
     RESOURCES,
     SCHEMA,
     SCHEMA_ANNOTATION,
-    VERSION,
     Column,
     Resource,
     camel,
     fields,
 )
+from csi_driver.kube.group import CATEGORY, GROUP, VERSION
 
 Schema = dict[str, Any]
 
@@ -48,7 +47,7 @@ _SCALARS: dict[Any, Schema] = {
 
 def definitions() -> list[Schema]:
     """Every definition: of the records, and of what a cluster keeps besides."""
-    return [*map(_of_resource, RESOURCES), INSTALLATION]
+    return [*map(_of_resource, RESOURCES), INSTALLATION, NODE, CONFIRMATION]
 
 
 def _of_resource(resource: Resource) -> Schema:
@@ -182,3 +181,55 @@ INSTALLATION = _definition(
     (Column("Installation", ".spec.installationID"), AGE),
 )
 """Written once, by the first controller that starts."""
+
+_TEXT: Schema = {"type": "string"}
+
+NODE = _definition(
+    "CinderNode",
+    "cindernodes",
+    "clnode",
+    "A node that volumes can be published to, as it registered itself.",
+    {
+        "nodeID": _TEXT | {"description": "CSI node id: the Kubernetes node's name."},
+        "driver": _TEXT | {"description": "CSI driver name."},
+        "connector": {"type": "object", "description": ABOUT["connector"]} | _FREE,
+        "topology": _SCALARS[dict[str, str]] | {"description": "CSI topology segments."},
+        "maxVolumes": _SCALARS[int] | {"description": "Volumes that it takes at most; 0: any."},
+        "version": _TEXT | {"description": "Version of the plugin on the node."},
+    },
+    {},
+    (
+        Column("Node", ".spec.nodeID"),
+        Column("Driver", ".spec.driver"),
+        Column("Address", ".spec.connector.ip"),
+        Column("Initiator", ".spec.connector.initiator", wide=True),
+        Column("Max volumes", ".spec.maxVolumes", "integer", wide=True),
+        Column("Version", ".spec.version"),
+        AGE,
+    ),
+)
+"""Written by nodes, see :mod:`csi_driver.kube.node_objects`."""
+
+CONFIRMATION = _definition(
+    "CinderConfirmation",
+    "cinderconfirmations",
+    "clconf",
+    "What a node proved about the bytes on a volume; decides whether mkfs may ever run on it.",
+    {
+        "volumeID": _TEXT | {"description": "CSI id of the volume."},
+        "nodeID": _TEXT | {"description": "The node that says so."},
+        "state": _scalar(FormattingState) | {"description": ABOUT["formatting.state"]},
+        "fsType": _TEXT | {"description": "Type of the filesystem that it has."},
+        "fsUUID": _TEXT | {"description": "UUID of the filesystem that it has."},
+        "identity": _TEXT | {"description": ABOUT["identity"]},
+    },
+    {},
+    (
+        Column("Volume", ".spec.volumeID"),
+        Column("State", ".spec.state"),
+        Column("Filesystem", ".spec.fsType"),
+        Column("Node", ".spec.nodeID"),
+        AGE,
+    ),
+)
+"""Written by nodes, see :mod:`csi_driver.kube.node_objects`."""

@@ -28,9 +28,7 @@ from csi_driver.cinderlib.persistence import codec, conflicts
 from csi_driver.cinderlib.persistence.kubernetes import definitions, objects
 from csi_driver.cinderlib.persistence.kubernetes.cache import Cache, Cached
 from csi_driver.cinderlib.persistence.kubernetes.resources import (
-    API_VERSION,
     BY_RECORD,
-    DRIVER_LABEL,
     FINALIZER,
     RESOURCES,
     Resource,
@@ -50,6 +48,7 @@ from csi_driver.kube.errors import (
     ApiOutcomeUnknown,
     ApiUnreachable,
 )
+from csi_driver.kube.group import API_VERSION, collection, of_driver
 from csi_driver.kube.reflector import Reflector
 
 LOG = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ WRITE_SECONDS = 20.0
 SYNC_SECONDS = 60.0
 """How long the first reading of all records may take."""
 
-_INSTALLATIONS = f"/apis/{API_VERSION}/cinderinstallations"
+_INSTALLATIONS = collection("cinderinstallations")
 
 
 class KubernetesStore(RecordStore):
@@ -88,9 +87,8 @@ class KubernetesStore(RecordStore):
         self._wait = wait or self._closed.wait
         self._clock = clock
         self._caches = {each.record: Cache(each) for each in RESOURCES}
-        query = {"labelSelector": f"{DRIVER_LABEL}={driver}"}
         self._reflectors = {
-            each.record: Reflector(api, each.path, self._caches[each.record], query)
+            each.record: Reflector(api, each.path, self._caches[each.record], of_driver(driver))
             for each in RESOURCES
         }
         with _explained("The records cannot be opened"):

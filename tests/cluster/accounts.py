@@ -1,0 +1,58 @@
+"""Who speaks to the API server in the tests: the service accounts of the manifests.
+
+Tokens are those that kubelet would give: bound to a Pod, which is bound to a node.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from csi_driver.kube.api import Api
+from tests.cluster.apiserver import ApiServer
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+NAMESPACE = "cinder-csi"
+
+
+def install(server: ApiServer) -> None:
+    """Roles, bindings and the admission policy, as the manifests have them."""
+    server.apply(*yaml.safe_load_all((MANIFESTS / "rbac.yaml").read_text()))
+
+
+def add_node(server: ApiServer, name: str) -> None:
+    """A Node of the cluster; no kubelet runs on it."""
+    server.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+
+
+def token(server: ApiServer, account: str, node: str) -> str:
+    """The token of a Pod of a service account on a node."""
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    pod = server.admin.create(
+        pods,
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"generateName": f"{account}-"},
+            "spec": {
+                "nodeName": node,
+                "serviceAccountName": account,
+                "automountServiceAccountToken": False,
+                "containers": [{"name": "plugin", "image": "none"}],
+            },
+        },
+    )["metadata"]
+    bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"]}
+    asked = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"boundObjectRef": bound},
+    }
+    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
+    return str(server.admin.create(path, asked)["status"]["token"])
+
+
+def api_of(server: ApiServer, account: str, node: str) -> Api:
+    """What the plugin of a service account on a node uses."""
+    return Api(server.connection(token(server, account, node), NAMESPACE))
