@@ -81,6 +81,7 @@ _KINDS: dict[FailureKind, tuple[str, ...]] = {
         "cinder.exception.NoValidBackend",
         "cinder.exception.RemoteFSNoSuitableShareFound",
         "cinder.exception.SnapshotLimitReached",
+        "cinder.volume.drivers.dell_emc.xtremio.XtremIOSnapshotsLimitExceeded",
         "csi_driver.drivers.errors.PoolFull",
     ),
     FailureKind.NOT_SUPPORTED: (
@@ -103,6 +104,9 @@ _KINDS: dict[FailureKind, tuple[str, ...]] = {
         "cinder.exception.APIException",
         "cinder.exception.DriverNotInitialized",
         "cinder.exception.ServiceUnavailable",
+        # The array as a whole, not the volume: BUSY would be final.
+        "cinder.volume.drivers.dell_emc.xtremio.XtremIOArrayBusy",
+        "cinder.volume.drivers.kaminario.kaminario_common.KaminarioRetryableException",
         "paramiko.ssh_exception.NoValidConnectionsError",
         "rados.ObjectNotFound",
         "requests.exceptions.ConnectionError",

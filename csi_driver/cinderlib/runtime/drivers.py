@@ -44,7 +44,7 @@ def load(name: str, options: Mapping[str, Any], *, is_empty: bool) -> Any:
     configuration = configure(name, driver_class, options)
     quirks.before_init(driver_class, configuration, options)
     try:
-        driver = driver_class(
+        driver = quirks.corrected(driver_class)(
             configuration=configuration,
             host=host_of(name),
             cluster_name=None,

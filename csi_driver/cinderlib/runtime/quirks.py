@@ -6,6 +6,7 @@ the fact and the cure; nothing here changes Cinder's files.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,34 @@ driver still reads it as an attribute.  ``rbd_keyring_file`` is the name that
 cinderlib's documents gave it.
 """
 
+CORRECTIONS: Mapping[str, str] = {
+    "cinder.volume.drivers.dell_emc.xtremio.XtremIOFCDriver": (
+        "csi_driver.cinderlib.runtime.xtremio.XtremIOCorrections"
+    ),
+    "cinder.volume.drivers.dell_emc.xtremio.XtremIOISCSIDriver": (
+        "csi_driver.cinderlib.runtime.xtremio.XtremIOCorrections"
+    ),
+    "cinder.volume.drivers.kaminario.kaminario_iscsi.KaminarioISCSIDriver": (
+        "csi_driver.cinderlib.runtime.kaminario.KaminarioCorrections"
+    ),
+}
+"""Driver -> the class whose methods come before its own."""
+
+
+@functools.cache
+def corrected(driver_class: Any) -> Any:
+    """The driver class with the methods that :data:`CORRECTIONS` put in place of its own.
+
+    It keeps its name: logs, and what is known of the driver by name, stay true.
+    """
+    path = f"{driver_class.__module__}.{driver_class.__qualname__}"
+    if path not in CORRECTIONS:
+        return driver_class
+    module, _, name = CORRECTIONS[path].rpartition(".")
+    methods = getattr(importlib.import_module(module), name)
+    same_name = {"__module__": driver_class.__module__, "__qualname__": driver_class.__qualname__}
+    return type(driver_class.__name__, (methods, driver_class), same_name)
+
 
 def driver_options(driver_class: Any) -> list[Any]:
     """The options that a driver declares.
@@ -41,35 +70,6 @@ def driver_options(driver_class: Any) -> list[Any]:
             raise
     importlib.import_module("cinder.volume.manager")
     return list(declare())
-
-
-def accept_other_help() -> None:
-    """Let a driver declare an option that another has declared with other words.
-
-    HPE's drivers for 3PAR and for Alletra MP have the same options with another help each,
-    which oslo.config takes for a conflict: only one of them could be loaded in a process.
-    """
-    from oslo_config import cfg
-
-    conf = cfg.CONF
-    if "register_opt" in vars(conf):
-        return
-    register = conf.register_opt
-
-    def register_opt(opt: Any, group: Any = None, *rest: Any, **more: Any) -> Any:
-        try:
-            return register(opt, group, *rest, **more)
-        except cfg.DuplicateOptError:
-            declared = conf._get_group(group)._opts if group else conf._opts
-            if _without_help(declared[opt.dest]["opt"]) != _without_help(opt):
-                raise
-            return False
-
-    conf.register_opt = register_opt
-
-
-def _without_help(option: Any) -> dict[str, Any]:
-    return {key: value for key, value in vars(option).items() if key != "help"}
 
 
 def before_init(driver_class: Any, configuration: Any, options: Mapping[str, Any]) -> None:
