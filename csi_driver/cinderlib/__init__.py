@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "setup": "session",
+    "list_supported_drivers": "driver_list",
     "DEFAULT_PROJECT_ID": "session",
     "DEFAULT_USER_ID": "session",
     "Backend": "backend",

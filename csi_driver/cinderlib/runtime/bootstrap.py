@@ -20,7 +20,8 @@ environment                         ``EVENTLET_NO_GREENDNS=yes``,
 ``base}`` in ``sys.modules``
 ``oslo_config.cfg.CONF``            parsed with no arguments and no files; state_path,
                                     host, lock paths and coordination are overridden, and
-                                    the options of ``RuntimeSettings.cinder_options``
+                                    the options of ``RuntimeSettings.cinder_options``;
+                                    takes an option again that differs in its help only
 ``processutils.subprocess``         its ``Popen`` drops ``preexec_fn``, see ``attach.brick``
 privsep contexts (three)            run in this process when it is root, else through
                                     ``root_helper``
@@ -48,7 +49,7 @@ from typing import Any
 from csi_driver.attach import brick
 from csi_driver.base.errors import StateDirectoryError
 from csi_driver.cinderlib.exceptions import NotSetUp, SetupConflict
-from csi_driver.cinderlib.runtime import options, standins
+from csi_driver.cinderlib.runtime import options, quirks, standins
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,7 @@ def _configure(settings: RuntimeSettings, locks: Path) -> None:
     conf.set_override("host", settings.host)
     conf.set_override("lock_path", str(locks), group="oslo_concurrency")
     conf.set_override("backend_url", f"file://{locks}", group="coordination")
+    quirks.accept_other_help()
     options.set_defaults(settings.cinder_options)
 
 

@@ -72,6 +72,35 @@ def driver_options(driver_class: Any) -> list[Any]:
     return list(declare())
 
 
+def accept_other_help() -> None:
+    """Let a driver declare an option that another has declared with other words.
+
+    HPE's drivers for 3PAR and for Alletra MP have the same options with another help each,
+    which oslo.config takes for a conflict: only one of them could be loaded in a process.
+    """
+    from oslo_config import cfg
+
+    conf = cfg.CONF
+    if "register_opt" in vars(conf):
+        return
+    register = conf.register_opt
+
+    def register_opt(opt: Any, group: Any = None, *rest: Any, **more: Any) -> Any:
+        try:
+            return register(opt, group, *rest, **more)
+        except cfg.DuplicateOptError:
+            declared = conf._get_group(group)._opts if group else conf._opts
+            if _without_help(declared[opt.dest]["opt"]) != _without_help(opt):
+                raise
+            return False
+
+    conf.register_opt = register_opt
+
+
+def _without_help(option: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(option).items() if key != "help"}
+
+
 def before_init(driver_class: Any, configuration: Any, options: Mapping[str, Any]) -> None:
     """Complete a backend's configuration before its driver is made."""
     _answer_backend_sections()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from csi_driver.cinderlib.runtime.catalog import ENTRIES
 from csi_driver.controller.parameters import METADATA_KEYS, VOLUME_PARAMETERS
 from csi_driver.rpc.errors import TABLE
 from tools import generate_docs
@@ -27,6 +28,13 @@ def test_a_page_that_tells_something_else_is_found(tmp_path, monkeypatch, capsys
 def test_every_row_of_the_error_table_is_on_the_page():
     page = generate_docs.errors_page()
     assert page.count("\n| `") == len(TABLE)
+
+
+def test_every_driver_is_on_the_page_and_no_path_of_this_machine():
+    page = generate_docs.drivers_page()
+    for entry in ENTRIES.values():
+        assert page.count(f"\n| `{entry.short_name}` | ") == 1
+    assert str(generate_docs.ROOT) not in page
 
 
 @pytest.mark.parametrize("key", [*VOLUME_PARAMETERS, *METADATA_KEYS])
