@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,23 @@ from csi_driver.base.sealing import KeyRing
 from csi_driver.cinderlib.persistence.choice import StoreConfig
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
+from csi_driver.cinderlib.persistence.sealed import SealedStore
 from csi_driver.cinderlib.persistence.store import RecordStore
+from tests.support import examples
 from tests.support.postgresql import PostgresServer, running
 
-KINDS = ("memory", "memory_db", "db", "postgresql")
+KINDS = ("memory", "memory_db", "db", "postgresql", "custom")
+
+
+@functools.cache
+def documented_store() -> type[RecordStore]:
+    """The class that docs/metadata.md shows as a store of one's own."""
+    page = (examples.ROOT / "docs" / "metadata.md").read_text()
+    namespace: dict[str, Any] = {"__name__": "documented"}
+    (block,) = (each for each in examples.blocks_of(page) if "class FileStore" in each.text)
+    exec(block.text, namespace)
+    found: type[RecordStore] = namespace["FileStore"]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +40,14 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def config_of(request: pytest.FixtureRequest) -> Callable[[str], StoreConfig]:
+def config_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], StoreConfig]:
     """How a new store of a kind is asked for."""
 
     def config(kind: str) -> StoreConfig:
+        if kind == "custom":
+            # Whoever wants it sealed says so: an instance is used as it is.
+            made: StoreConfig = documented_store()(tmp_path / "custom")  # type: ignore[call-arg]
+            return made
         if kind != "postgresql":
             return kind
         server: PostgresServer = request.getfixturevalue("postgres")
@@ -45,6 +63,8 @@ def store(
     _, sealed, kind = request.param.rpartition("sealed ")
     ring = KeyRing.generate()
     store = open_store(config_of(kind), tmp_path, (lambda: ring) if sealed else None)
+    if sealed and kind == "custom":
+        store = SealedStore(store, lambda: ring)
     yield store
     store.close()
 
