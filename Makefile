@@ -22,7 +22,7 @@ test: lint ## Run what every change must pass: lint, then all tests, csi-sanity 
 	@$(BIN)/pytest $(ARGS)
 
 test-full: lint ## Run every test, also those that take minutes
-	@$(BIN)/pytest -m '' $(ARGS)
+	@$(BIN)/pytest -m 'not lab' $(ARGS)
 
 test-kubernetes: ## Run the tests against a real Kubernetes API server, built with Go into the user's cache
 	@tools/setup.sh dev

@@ -35,6 +35,10 @@ CORRECTIONS: Mapping[str, str] = {
     "cinder.volume.drivers.kaminario.kaminario_iscsi.KaminarioISCSIDriver": (
         "csi_driver.cinderlib.runtime.kaminario.KaminarioCorrections"
     ),
+    "cinder.volume.drivers.rbd.RBDDriver": "csi_driver.cinderlib.runtime.rbd.RBDCorrections",
+    "cinder.volume.drivers.ceph.rbd_iscsi.RBDISCSIDriver": (
+        "csi_driver.cinderlib.runtime.rbd.RBDCorrections"
+    ),
 }
 """Driver -> the class whose methods come before its own."""
 

@@ -199,6 +199,48 @@ def test_an_unsupported_driver_that_is_known_to_be_so_is_not_refused(runtime: ob
     drivers.refuse_unsupported("x", {"volume_driver": "lvm"})
 
 
+@pytest.mark.parametrize("path", [RBD, RBD_ISCSI])
+def test_a_corrected_driver_keeps_its_name_and_what_is_known_by_it(runtime: Any, path: str) -> None:
+    from csi_driver.cinderlib.runtime import quirks, removal
+
+    driver_class = drivers.find_class(path)
+    corrected = quirks.corrected(driver_class)
+
+    assert corrected is quirks.corrected(driver_class)
+    assert issubclass(corrected, driver_class)
+    assert f"{corrected.__module__}.{corrected.__qualname__}" == path
+    assert removal.removal(corrected, "volume") == removal.removal(driver_class, "volume")
+    assert corrected.delete_snapshot is not driver_class.delete_snapshot
+
+
+def test_a_driver_without_corrections_is_taken_as_it_is(runtime: Any) -> None:
+    from csi_driver.cinderlib.runtime import quirks
+
+    assert quirks.corrected(drivers.find_class(NETAPP)) is drivers.find_class(NETAPP)
+
+
+def test_what_is_corrected_in_rbd_is_still_called_by_cinder_s_driver(runtime: Any) -> None:
+    """A release of Cinder that renames a method would bring its defect back."""
+    from csi_driver.cinderlib.runtime.rbd import RBDCorrections
+
+    driver_class = drivers.find_class(RBD)
+    replaced = {
+        "_clone",
+        "_delete_volume",
+        "_get_image_status",
+        "_get_mon_addrs",
+        "_resize",
+        "_set_keyring_attributes",
+        "check_for_setup_error",
+        "create_cloned_volume",
+        "create_snapshot",
+        "create_volume",
+        "delete_snapshot",
+        "extend_volume",
+    }
+    assert {name for name in vars(RBDCorrections) if hasattr(driver_class, name)} >= replaced
+
+
 def test_rbd_never_waits_for_ever(runtime: Any) -> None:
     from csi_driver.cinderlib.runtime import quirks
 

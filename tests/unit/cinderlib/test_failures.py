@@ -64,6 +64,8 @@ def test_another_thing_that_is_missing_is_no_missing_volume(name: str) -> None:
         ("rbd.ImageExists", FailureKind.EXISTS),
         ("rbd.ImageNotFound", FailureKind.NOT_FOUND),
         ("rbd.Timeout", FailureKind.TIMEOUT),
+        ("rbd.NoSpace", FailureKind.NO_SPACE),
+        ("rbd.ConnectionShutdown", FailureKind.UNAVAILABLE),
         ("requests.exceptions.ConnectionError", FailureKind.UNAVAILABLE),
     ],
 )
