@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full test-kubernetes bench soak lint requirements verify clean
+.PHONY: help setup demo test test-full test-kubernetes lab lab-setup bench soak lint requirements verify clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,14 @@ test-full: lint ## Run every test, also those that take minutes
 test-kubernetes: ## Run the tests against a real Kubernetes API server, built with Go into the user's cache
 	@tools/setup.sh dev
 	@$(BIN)/pytest -m kubernetes tests/cluster $(ARGS)
+
+lab: ## Run the tests on real storage; see docs/lab.md
+	@tools/setup.sh dev
+	@tools/lab/setup.sh --check
+	@$(BIN)/pytest -m lab tests/lab $(ARGS)
+
+lab-setup: ## Install what `make lab` needs (Debian packages, as root; into the user's cache)
+	@tools/lab/setup.sh
 
 bench: setup ## Measure speed and memory; ARGS=--write keeps them in docs/performance.md
 	@$(BIN)/python -m tests.bench $(ARGS)

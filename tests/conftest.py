@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.skips import SkipPolicy
 
+LAB = Path(__file__).with_name("lab")
 EXPECTED_SKIPS = Path(__file__).with_name("expected-skips.txt")
 
 
@@ -19,6 +20,26 @@ def pytest_configure(config: pytest.Config) -> None:
     # Debian leaves the directories of losetup and mkfs off the path of all but root.
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     config.pluginmanager.register(SkipPolicy(EXPECTED_SKIPS), "skip-policy")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Collect the lab only where it is named: it needs what `make lab-setup` installs."""
+    return True if collection_path == LAB and not _names_lab(config) else None
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what a run of everything has left out."""
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        terminalreporter.write_line(
+            "left out: tests/lab, on real storage: `make lab-setup` once, then `make lab`"
+        )
+
+
+def _names_lab(config: pytest.Config) -> bool:
+    named = [Path(config.invocation_params.dir, arg.split("::")[0]) for arg in config.args]
+    return any(path == LAB or LAB in path.parents for path in named)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,186 @@
+"""A lab kernel: Debian's user-mode Linux as an ordinary process of this host.
+
+Used by ``relay`` to run tests where there is device-mapper, LIO and iSCSI, which the host's own
+kernel may lack and in any case should not be asked for: what a test breaks is thrown away with the
+process. The kernel and its root file system are made by tools/lab/parts/kernel.sh; the guest's
+side is in tests/lab/guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+GUEST = CHECKOUT / "tests/lab/guest"
+SETUP = CHECKOUT / "tools/lab/parts/kernel.sh"
+
+_REAP_SECONDS = 10.0
+
+
+class NotSetUp(Exception):
+    """The kernel is not on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a kernel is started for.
+
+    :param command: run inside, with the checkout as its directory.
+    :param environment: what the command finds in its environment.
+    :param processor: of this host; a kernel that wanders between two takes twice the time.
+    :param seconds: after which the kernel is killed, whatever it does.
+    :param tap: network device of the host that becomes ``vec0`` inside; '' for none.
+    :param namespace: network namespace of the host that has the tap.
+    """
+
+    name: str
+    command: Sequence[str]
+    processor: int
+    seconds: float
+    memory: str = "1500M"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tap: str = ""
+    namespace: str = ""
+
+
+class Kernel:
+    """A running kernel; it and its memory are gone when the ``with`` ends.
+
+    :ivar scratch: directory of the host that is writable inside, at the same path.
+    """
+
+    def __init__(self, job: Job, scratch: Path) -> None:
+        self._job = job
+        self.scratch = scratch
+        self.log: list[str] = []
+        self._script = scratch / f"{job.name}.job"
+        self._process: subprocess.Popen[str] | None = None
+        self._timer = threading.Timer(job.seconds, self._kill)
+        self.timed_out = False
+
+    def __enter__(self) -> Kernel:
+        made = _made()
+        self._script.write_text(_script(self._job))
+        command = [*_in_namespace(self._job), "taskset", "-c", str(self._job.processor)]
+        command += [str(made / "linux"), *_kernel_arguments(self._job, made, self._script)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Its memory is a file, which is slow on anything but a tmpfs. It has no name.
+            env={**os.environ, "TMPDIR": "/dev/shm"},
+            # The kernel is many processes; they are one group, to be killed together.
+            start_new_session=True,
+        )
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._kill()
+        if self._process is not None:
+            self._process.wait(_REAP_SECONDS)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+
+    def lines(self) -> Iterator[str]:
+        """What the console says, line by line, until the kernel has ended."""
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.append(line.rstrip())
+            yield self.log[-1]
+
+    @property
+    def status(self) -> int | None:
+        """The exit status of the command; None if it did not come to its end."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(f"{self._script}.status").read_text())
+        return None
+
+    def end_of_log(self, lines: int = 80) -> str:
+        """The last that the console said, and why there is no more."""
+        said = [*self.log[-lines:]]
+        if self.timed_out:
+            said.append(f"[killed: the kernel did not end within {self._job.seconds:g} s]")
+        return "\n".join(said)
+
+    def _kill(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        self.timed_out = threading.current_thread() is self._timer
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory to share with kernels; on the tmpfs where there is one."""
+    with tempfile.TemporaryDirectory(prefix="csi-lab-", dir=_shared_memory()) as made:
+        yield Path(made)
+
+
+def processors() -> list[int]:
+    """The processors of this host that may be used, those with the most to spare first."""
+    return sorted(os.sched_getaffinity(0), reverse=True)
+
+
+def _shared_memory() -> str | None:
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
+
+
+def _made() -> Path:
+    told = subprocess.run(["bash", str(SETUP), "path"], capture_output=True, text=True, check=False)
+    if told.returncode:
+        raise NotSetUp("The lab kernel is not on this machine; run: make lab-setup")
+    return Path(told.stdout.strip())
+
+
+def _script(job: Job) -> str:
+    exports = [f"export {name}={shlex.quote(value)}\n" for name, value in job.environment.items()]
+    return f"{''.join(exports)}cd {shlex.quote(str(CHECKOUT))} && exec {shlex.join(job.command)}\n"
+
+
+def _in_namespace(job: Job) -> list[str]:
+    return ["ip", "netns", "exec", job.namespace] if job.namespace else []
+
+
+def _kernel_arguments(job: Job, made: Path, script: Path) -> list[str]:
+    read = {str(CHECKOUT), *_interpreter()}
+    arguments = [
+        f"mem={job.memory}",
+        f"umid={job.name}",
+        f"uml_dir={script.parent}/",
+        "rootfstype=hostfs",
+        f"rootflags={made / 'root'}",
+        "ro",
+        "init=/lab-init",
+        "con=null",
+        "con0=null,fd:1",
+        "quiet",
+        f"lab.init={GUEST / 'init.sh'}",
+        f"lab.read={','.join(sorted(read))}",
+        f"lab.write={script.parent}",
+        f"lab.job={script}",
+    ]
+    if job.tap:
+        arguments.append(f"vec0:transport=tap,ifname={job.tap},depth=128,gro=1")
+    return arguments
+
+
+def _interpreter() -> list[str]:
+    """Directories of the running interpreter, but not the distribution's: the root has that."""
+    home = str(Path(sys.base_prefix).resolve())
+    return [] if home == "/usr" else [home]

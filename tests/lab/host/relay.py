@@ -1,0 +1,163 @@
+"""Runs tests inside a lab kernel and reports them as if they had run here.
+
+A plugin of pytest on the host, registered by tests/lab/storage/conftest.py. The host collects the
+tests; at the first of a group it boots a kernel, in which ``reports`` runs pytest for the whole
+group (one Python process: importing Cinder takes seconds), and hands on each report as it comes.
+Tests that are marked ``two_kernels`` have a second kernel beside theirs, another host on the same
+network, which runs ``agent``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.host.kernel import Job, Kernel, processors, scratch_directory
+from tests.lab.host.network import network
+
+INSIDE = "CSI_LAB_INSIDE"
+"""In the environment of what runs inside a lab kernel."""
+
+ADDRESS, OTHER_ADDRESS = "CSI_LAB_ADDRESS", "CSI_LAB_OTHER_ADDRESS"
+"""In the environment of two kernels: the kernel's own address, and that of the other."""
+
+_SECONDS = 900.0
+"""For a kernel with all its tests; they take a third of it on a machine that is not busy."""
+
+_ADDRESSES = ("10.77.0.1", "10.77.0.2")
+
+
+class Relay:
+    """Gives the reports of tests that run inside, in the order of the session."""
+
+    def __init__(self) -> None:
+        self._running = contextlib.ExitStack()
+        self._group: Group | None = None
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Report a test of the lab kernel; leave every other to pytest."""
+        if item.get_closest_marker("in_lab_kernel") is None:
+            return None
+        location = item.location
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=location)
+        for report in self._reports(item):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=location)
+        return True
+
+    def pytest_sessionfinish(self) -> None:
+        """End the kernel that runs last."""
+        self._running.close()
+
+    def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        two = item.get_closest_marker("two_kernels") is not None
+        if self._group is None or item.nodeid not in self._group.nodeids:
+            self._running.close()
+            self._group = None
+            group = [
+                other.nodeid
+                for other in item.session.items
+                if other.get_closest_marker("in_lab_kernel")
+                and (other.get_closest_marker("two_kernels") is not None) is two
+            ]
+            try:
+                self._group = self._running.enter_context(started(item.config, group, two))
+            except Exception as error:
+                yield _failed(item, f"The lab kernel cannot be started: {error}")
+                return
+        yield from self._group.reports(item)
+
+
+class Group:
+    """Tests that run in one kernel, and what is known of them so far."""
+
+    def __init__(self, config: pytest.Config, nodeids: list[str], kernel: Kernel) -> None:
+        self.nodeids = frozenset(nodeids)
+        self._config = config
+        self._kernel = kernel
+        self._console = kernel.lines()
+        self._file = kernel.scratch / "reports"
+        self._file.touch()
+        self._read = self._file.open()
+        self._known: dict[str, list[pytest.TestReport]] = {}
+
+    def close(self) -> None:
+        """Close the file of reports."""
+        self._read.close()
+
+    def reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        """The reports of one test; a failure when the kernel ended without them."""
+        while not self._complete(item.nodeid):
+            # A line of the console is also the sign that there may be a report.
+            if next(self._console, None) is None and not self._complete(item.nodeid):
+                yield _failed(
+                    item, f"The lab kernel ended without a report:\n{self._kernel.end_of_log()}"
+                )
+                return
+        for report in self._known[item.nodeid]:
+            if report.failed:
+                report.sections.append(("console of the lab kernel", self._kernel.end_of_log()))
+            yield report
+
+    def _complete(self, nodeid: str) -> bool:
+        while line := self._read.readline():
+            told = self._config.hook.pytest_report_from_serializable(
+                config=self._config, data=json.loads(line)
+            )
+            self._known.setdefault(told.nodeid, []).append(told)
+        return any(report.when == "teardown" for report in self._known.get(nodeid, ()))
+
+
+@contextlib.contextmanager
+def started(config: pytest.Config, nodeids: list[str], two: bool) -> Iterator[Group]:
+    """A kernel with the tests running in it, and the other host if they need one."""
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(scratch_directory())
+        environment = {INSIDE: str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+        here = Job(
+            name="here",
+            command=[sys.executable, "-m", "tests.lab.storage.reports", f"{scratch}/reports"],
+            processor=processors()[0],
+            seconds=_SECONDS,
+            environment=environment,
+        )
+        if two:
+            made = stack.enter_context(network(2))
+            here, there = (
+                dataclasses.replace(
+                    here,
+                    name=name,
+                    processor=processor,
+                    environment={**environment, ADDRESS: own, OTHER_ADDRESS: other},
+                    tap=tap,
+                    namespace=made.namespace,
+                )
+                for name, processor, (own, other), tap in zip(
+                    ("here", "there"),
+                    (processors()[0], processors()[-1]),
+                    (_ADDRESSES, _ADDRESSES[::-1]),
+                    made.taps,
+                    strict=True,
+                )
+            )
+            agent = [sys.executable, "-m", "tests.lab.storage.agent"]
+            stack.enter_context(Kernel(dataclasses.replace(there, command=agent), scratch))
+        here = dataclasses.replace(here, command=[*here.command, *nodeids])
+        kernel = stack.enter_context(Kernel(here, scratch))
+        yield stack.enter_context(contextlib.closing(Group(config, nodeids, kernel)))
+
+
+def _failed(item: pytest.Item, why: str) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords={},
+        outcome="failed",
+        longrepr=why,
+        when="call",
+    )
