@@ -1,0 +1,289 @@
+"""Which of several controller replicas works: the holder of a Lease.
+
+:func:`decide` is the rule, pure; :class:`Elector` is the thread that applies it and tells
+where this process stands.  Times are of this machine's monotonic clock alone: when another
+holder renewed is taken as the moment at which this process first saw it, so clocks need not
+agree.
+
+A leader that cannot renew its Lease stops beginning anything at ``RENEW_SECONDS``, well
+before another may take over at ``LEASE_SECONDS``.  It goes on to lead if it can renew later
+and nobody else held the Lease in between; if somebody did, this process has to end.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from csi_driver.kube.api import Api, Object
+from csi_driver.kube.errors import ApiConflict, ApiError, ApiNotFound
+
+LOG = logging.getLogger(__name__)
+
+LEASE_SECONDS = 8.0
+"""After so long without renewal another replica takes over."""
+
+RENEW_SECONDS = 5.0
+"""After so long without renewal the leader begins nothing new."""
+
+RETRY_SECONDS = 1.5
+"""How often the Lease is looked at and renewed."""
+
+_REQUEST_SECONDS = 2.5
+"""How long one request may take: two fit between renewal and deadline."""
+
+
+class Standing(StrEnum):
+    """Where this process stands.
+
+    STANDBY: another leads, or nobody yet.  LEADING: this one.  UNCERTAIN: it led, and
+    cannot renew now.  DEPOSED: it led, and another held the Lease since: it has to end.
+    """
+
+    STANDBY = "standby"
+    LEADING = "leading"
+    UNCERTAIN = "uncertain"
+    DEPOSED = "deposed"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The Lease as this process knows it.
+
+    :ivar holder: '' when it was released or never held.
+    :ivar turn: how often the holder changed: tells that another held it in between.
+    :ivar renewed: the text of its renewal; any other text is a later renewal.
+    :ivar since: when this text was first seen, seconds of the monotonic clock.
+    """
+
+    holder: str
+    turn: int
+    renewed: str
+    since: float
+
+
+class Move(StrEnum):
+    """What to do with the Lease now."""
+
+    WAIT = "wait"
+    TAKE = "take"
+    RENEW = "renew"
+    END = "end"
+
+
+def decide(seen: Seen | None, me: str, my_turn: int | None, now: float) -> Move:
+    """What to do, from what was seen.
+
+    :param seen: None when there is no Lease.
+    :param my_turn: the turn in which this process leads or led; None when it never did.
+    """
+    if my_turn is not None:
+        mine = seen is not None and seen.holder == me and seen.turn == my_turn
+        return Move.RENEW if mine else Move.END
+    if seen is None or not seen.holder or seen.holder == me:
+        return Move.TAKE
+    return Move.TAKE if now - seen.since >= LEASE_SECONDS else Move.WAIT
+
+
+class Elector:
+    """Takes part in the election; thread-safe.
+
+    ``_changed`` protects the standing and what is known of the Lease, and wakes who waits.
+
+    :param name: of the Lease, in the namespace of the API's connection.
+    :param me: this process; unique, and telling people where it runs.
+    :param wait: waits so many seconds, or until stopped; injected by tests, as ``clock`` is.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        name: str,
+        me: str,
+        *,
+        wait: Callable[[float], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{api.connection.namespace}/leases"
+        self._name = name
+        self.me = me
+        self._stopped = threading.Event()
+        self._wait = wait or self._stopped.wait
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._seen: Seen | None = None
+        self._turn: int | None = None
+        self._renewed_at = 0.0
+        self._deposed = False
+        self._problem = ""
+        self._thread = threading.Thread(target=self._run, name="election", daemon=True)
+
+    # -- where this process stands ----------------------------------------------
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands at this moment."""
+        with self._changed:
+            return self._standing()
+
+    def explain(self) -> str:
+        """One sentence on who leads, for answers and logs."""
+        with self._changed:
+            standing = self._standing()
+            holder = self._seen.holder if self._seen else ""
+            age = self._clock() - self._renewed_at
+        if standing is Standing.LEADING:
+            return f"{self.me} leads"
+        if standing is Standing.UNCERTAIN:
+            return (
+                f"{self.me} could not renew its Lease {self._name} for {age:.0f} s"
+                f" and begins nothing new: {self._problem}"
+            )
+        if standing is Standing.DEPOSED:
+            return f"{holder or 'another replica'} leads now; {self.me} is ending"
+        return f"{holder} leads" if holder else "no replica leads yet"
+
+    def wait_to_lead(self, seconds: float | None = None) -> Standing:
+        """Wait until this process leads, or never will again; where it stands then."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._standing() in (Standing.LEADING, Standing.DEPOSED)
+                    or self._stopped.is_set()
+                ),
+                timeout=seconds,
+            )
+            return self._standing()
+
+    def _standing(self) -> Standing:
+        if self._deposed:
+            return Standing.DEPOSED
+        if self._turn is None:
+            return Standing.STANDBY
+        in_time = self._clock() - self._renewed_at < RENEW_SECONDS
+        return Standing.LEADING if in_time else Standing.UNCERTAIN
+
+    # -- taking part -------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to take part."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the election; a Lease that is held is released, so that another takes over."""
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * _REQUEST_SECONDS)
+        if self.standing is not Standing.LEADING:
+            return
+        try:
+            lease = self._read()
+            if lease is not None and lease["spec"].get("holderIdentity") == self.me:
+                lease["spec"]["holderIdentity"] = ""
+                self._request("PUT", self._path, lease)
+        except ApiError as error:
+            LOG.warning("The Lease %s is not released: %s", self._name, error)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.step()
+            if self.standing is Standing.DEPOSED:
+                return
+            self._wait(RETRY_SECONDS)
+
+    def step(self) -> None:
+        """Look at the Lease once, and do what is to be done with it."""
+        before = self.standing
+        try:
+            self._look_and_move()
+            self._problem = ""
+        except ApiConflict:
+            pass  # another replica was faster; the next look tells who
+        except ApiError as error:
+            self._problem = error.message
+        after = self.standing
+        if after is not before:
+            LOG.log(logging.INFO if after is Standing.LEADING else logging.WARNING, self.explain())
+
+    def _look_and_move(self) -> None:
+        now = self._clock()
+        lease = self._read()
+        seen = self._observe(lease, now)
+        move = decide(seen, self.me, self._turn, now)
+        if move is Move.END:
+            with self._changed:
+                self._deposed = True
+                self._changed.notify_all()
+        elif move is not Move.WAIT:
+            self._write(lease, seen, move, now)
+
+    def _observe(self, lease: Object | None, now: float) -> Seen | None:
+        seen = None if lease is None else _seen(lease, now)
+        with self._changed:
+            known = self._seen
+            if seen and known and (seen.holder, seen.renewed) == (known.holder, known.renewed):
+                return known
+            self._seen = seen
+        return seen
+
+    def _write(self, lease: Object | None, seen: Seen | None, move: Move, now: float) -> None:
+        moment = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        turn = seen.turn if seen else 0
+        if move is Move.TAKE:
+            turn += 1
+        item = lease or {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._name},
+            "spec": {},
+        }
+        item["spec"] |= {
+            "holderIdentity": self.me,
+            "leaseDurationSeconds": int(LEASE_SECONDS),
+            "renewTime": moment,
+            "leaseTransitions": turn,
+        }
+        if move is Move.TAKE:
+            item["spec"]["acquireTime"] = moment
+        if lease is None:
+            self._request("POST", self._leases, item)
+        else:
+            self._request("PUT", self._path, item)
+        with self._changed:
+            # Since before the request was sent: another counts from later on.
+            self._renewed_at = now
+            self._turn = turn
+            self._seen = Seen(self.me, turn, moment, now)
+            self._changed.notify_all()
+
+    @property
+    def _path(self) -> str:
+        return f"{self._leases}/{self._name}"
+
+    def _read(self) -> Object | None:
+        try:
+            return self._request("GET", self._path, None)
+        except ApiNotFound:
+            return None
+
+    def _request(self, verb: str, path: str, body: Object | None) -> Object:
+        return self._api.request(verb, path, body=body, answer_seconds=_REQUEST_SECONDS)
+
+
+def _seen(lease: Object, now: float) -> Seen:
+    spec = lease.get("spec") or {}
+    return Seen(
+        holder=spec.get("holderIdentity") or "",
+        turn=int(spec.get("leaseTransitions") or 0),
+        renewed=str(spec.get("renewTime") or ""),
+        since=now,
+    )
