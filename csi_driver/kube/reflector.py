@@ -110,6 +110,12 @@ class Reflector:
                 least = error.retry_after if isinstance(error, ApiBusy) else 0.0
                 self._wait(max(least, delay * random.uniform(0.5, 1.0)))
                 delay = min(delay * 2, _LONGEST_DELAY)
+            except Exception as error:
+                # A defect must not end the thread: the copy would grow old unnoticed.
+                LOG.exception("%s is listed anew after a defect", self._path)
+                self._lost(ApiError(f"a defect in following {self._path}: {error!r}"))
+                self._version = ""
+                self._wait(_LONGEST_DELAY)
 
     def _list(self) -> None:
         objects, version = self._api.list(self._path, self.query)

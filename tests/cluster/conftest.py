@@ -13,6 +13,7 @@ import pytest
 from csi_driver.cinderlib.persistence.kubernetes import schemas
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.binaries import Binaries, CannotBuild, binaries
+from tests.unit.stores.conftest import volume  # noqa: F401 - a fixture
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
