@@ -51,6 +51,10 @@ _DISKS = "csi_disks"
 _OWN_KEYS = frozenset({_FILE, _LOOP, _SET_READ_ONLY, _DISKS})
 
 
+DEVICE_SCAN_ATTEMPTS = 3
+"""os-brick's default."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttachSettings:
     """What attaching needs to know of its host.
@@ -62,6 +66,7 @@ class AttachSettings:
         default route uses.
     :param multipath: use several paths to a volume where there are several.
     :param enforce_multipath: refuse to work without multipathd instead of using one path.
+    :param device_scan_attempts: how often os-brick looks for the device.
     """
 
     lock_path: Path
@@ -70,6 +75,7 @@ class AttachSettings:
     my_ip: str = ""
     multipath: bool = False
     enforce_multipath: bool = False
+    device_scan_attempts: int = DEVICE_SCAN_ATTEMPTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +138,14 @@ class Attacher:
                 f"The connector properties of this host cannot be told: {_sentence(error)}"
             ) from error
         return _json_safe({**properties, "do_local_attach": True})
+
+    def brick_connector(self, connection: Mapping[str, Any]) -> Any:
+        """os-brick's connector object for a connection, as :meth:`connect` uses it.
+
+        :raises UnsupportedTransport: os-brick has none for it here.
+        """
+        kind, data = _parts(connection)
+        return self._connector(kind, data, multipath=self._settings.multipath)
 
     def connect(self, connection: Mapping[str, Any]) -> AttachedDevice:
         """Attach a volume; ``access_mode`` 'ro' in the data makes a read-only device.
@@ -217,6 +231,7 @@ class Attacher:
                 kind,
                 self._settings.root_helper,
                 use_multipath=multipath,
+                device_scan_attempts=self._settings.device_scan_attempts,
                 # Ceph: a kernel block device instead of a Python file object.
                 do_local_attach=True,
                 conn=data,

@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "setup": "session",
     "list_supported_drivers": "driver_list",
+    "get_connector_properties": "session",
     "DEFAULT_PROJECT_ID": "session",
     "DEFAULT_USER_ID": "session",
     "Backend": "backend",
     "Volume": "volume",
     "Snapshot": "snapshot",
     "Connection": "connection",
+    **dict.fromkeys(("load", "json", "jsons", "dump", "dumps"), "serialization"),
     "KeyValue": "key_value",
     **dict.fromkeys(
         (
@@ -47,6 +49,7 @@ _HOMES = {
             "BackendNotFound",
             "BackendSetupFailed",
             "ConnectionNotFound",
+            "InvalidJSON",
             "InvalidOption",
             "InvalidPersistence",
             "InvalidSize",

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from csi_driver.cinderlib import session
+from csi_driver.cinderlib.backend_objects import BackendObjects
 from csi_driver.cinderlib.exceptions import BackendExists, BackendNotFound
 from csi_driver.cinderlib.key_value import Persistence
 from csi_driver.cinderlib.manager import VolumeManager
@@ -35,7 +36,7 @@ class _OfSession(Generic[T]):
         return self._read()
 
 
-class Backend:
+class Backend(BackendObjects):
     """A backend by its name: the same configuration answers the same instance.
 
     Attributes that are not here are the driver's (``initialized``, ``capabilities``, ...).
@@ -92,6 +93,7 @@ class Backend:
             lookup = session.current().lookup
             made._options = copied(driver_cfg)
             made.manager = VolumeManager(volume_backend_name, driver_cfg, lookup)
+            made._prepare()
             with cls._lock:
                 Backend.backends = {**Backend.backends, volume_backend_name: made}
             return made
@@ -175,14 +177,6 @@ class Backend:
         """
         told: dict[str, Any] = copied(self.manager.stats(refresh).reported)
         return told
-
-    @property
-    def volumes(self) -> list[Volume]:
-        """The recorded volumes of the backend."""
-        from csi_driver.cinderlib.volume import Volume
-
-        records = session.current().store.list(VolumeRecord, where={"backend": self.id})
-        return [Volume._of_record(record) for record in records]
 
     def volumes_filtered(
         self, volume_id: str | None = None, volume_name: str | None = None

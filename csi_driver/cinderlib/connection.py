@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 import uuid
 from collections.abc import Mapping
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from csi_driver.attach.attacher import Attacher
+from csi_driver.attach.attacher import DEVICE_SCAN_ATTEMPTS, Attacher
 from csi_driver.base.errors import CinderCSIError
 from csi_driver.cinderlib import session
+from csi_driver.cinderlib.connection_info import Connector, has_several_paths
 from csi_driver.cinderlib.entity import LOG, Entity
 from csi_driver.cinderlib.exceptions import ConnectionNotFound, InvalidVolume, NotLocal
 from csi_driver.cinderlib.failures import classify, message_of
 from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
+from csi_driver.cinderlib.tracking import LazyOne
 
 if TYPE_CHECKING:
     from csi_driver.cinderlib.volume import Volume
@@ -26,25 +29,95 @@ class Connection(Entity[ConnectionRecord]):
 
     _RECORD = ConnectionRecord
     _NOT_FOUND = ConnectionNotFound
+    _PARENT = "volume_id"
+    LAZY_PROPERTIES = ("volume",)
+    FIELDS = (
+        "id",
+        "volume_id",
+        "status",
+        "connected",
+        "attached",
+        "attached_host",
+        "attach_mode",
+        "mountpoint",
+        "instance_uuid",
+        "protocol",
+        "path",
+        "use_multipath",
+        "scan_attempts",
+        "connection_info",
+        "created_at",
+        "deleted",
+        "deleted_at",
+    )
+
+    def _lazies(self) -> dict[str, Any]:
+        return {"volume": LazyOne(self._read_volume)}
 
     # -- what it is ------------------------------------------------------------
 
     @property
     def volume(self) -> Volume:
-        """The volume, read anew."""
-        from csi_driver.cinderlib.volume import Volume
+        """The volume, read once and again after :meth:`refresh`; a deleted one as it was last.
 
-        return Volume.get_by_id(self._record.volume_id)
+        :raises VolumeNotFound: it is not known, as on a host that only attaches.
+        """
+        found: Volume = self._lazy["volume"]()
+        return found
+
+    @property
+    def volume_id(self) -> str:
+        """The id of the volume."""
+        return self._record.volume_id
+
+    @property
+    def status(self) -> str:
+        """'attaching', 'attached', 'detaching', 'error', or 'detached' when it has ended.
+
+        'attached' is Cinder's word for a host that may use the volume.
+        """
+        return "detached" if self._gone else str(self._record.phase.value)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the connection was ended."""
+        return self._gone
+
+    @property
+    def deleted_at(self) -> datetime.datetime | None:
+        """When it was ended, in UTC."""
+        return self._deleted_at
+
+    @property
+    def connector(self) -> Connector:
+        """The properties of the host by name, and os-brick's connector object behind them."""
+        return Connector(self._record.connector, self._brick)
 
     @property
     def connector_info(self) -> dict[str, Any]:
-        """What is known of the host: its connector properties."""
+        """A copy of the host's properties: its name, address, initiators, ..."""
         return dict(self._record.connector)
 
     @property
     def conn_info(self) -> dict[str, Any]:
-        """Cinder's connection info, completed; it may hold credentials."""
+        """What the host needs to attach: ``driver_volume_type`` and ``data``, with credentials."""
         return dict(self._record.connection_info)
+
+    @property
+    def device(self) -> dict[str, Any] | None:
+        """What os-brick told of the device; None while the volume is not attached."""
+        info = self._record.attach_info
+        return {**info["device_info"], "path": info["path"]} if info else None
+
+    @property
+    def attach_info(self) -> dict[str, Any]:
+        """Device and connector of an attachment, for a host that attaches by itself too."""
+        return {"device": self.device, "connector": self.connector_info} if self.attached else {}
+
+    @property
+    def connection_info(self) -> dict[str, Any]:
+        """All of it: :attr:`conn_info`, :attr:`connector_info` and :attr:`device`."""
+        return {"conn": self.conn_info, "connector": self.connector_info, "device": self.device}
 
     @property
     def protocol(self) -> str:
@@ -77,9 +150,36 @@ class Connection(Entity[ConnectionRecord]):
         return self._record.attach_mode
 
     @property
+    def mountpoint(self) -> str:
+        """Where the caller said that it mounts the volume."""
+        return self._record.mountpoint
+
+    @property
+    def instance_uuid(self) -> str:
+        """The virtual machine that the caller said uses the volume."""
+        return self._record.instance_uuid
+
+    @property
     def path(self) -> str | None:
         """The block device, None while the volume is not attached."""
         return self._record.attach_info.get("path")
+
+    @property
+    def use_multipath(self) -> bool:
+        """Whether an attach uses several paths.
+
+        As :meth:`connect` was told; else as the host's properties say; else whether the
+        array names several.
+        """
+        asked = self._record.request.get("use_multipath")
+        if asked is None:
+            asked = self._record.connector.get("multipath")
+        return has_several_paths(self._record.connection_info) if asked is None else bool(asked)
+
+    @property
+    def scan_attempts(self) -> int:
+        """How often os-brick looks for the device."""
+        return int(self._record.request.get("device_scan_attempts", DEVICE_SCAN_ATTEMPTS))
 
     # -- its life --------------------------------------------------------------
 
@@ -93,23 +193,32 @@ class Connection(Entity[ConnectionRecord]):
         attached_host: str = "",
         mountpoint: str = "",
         instance_uuid: str = "",
+        use_multipath: bool | None = None,
+        device_scan_attempts: int | None = None,
     ) -> Connection:
         """Make a volume accessible to a host.
 
         A failure is taken back; when that fails too, the connection stays recorded as
         an error, for :meth:`disconnect`.
 
-        :param connector: the host's connector properties.
+        :param connector: the host's connector properties; see
+            :func:`csi_driver.cinderlib.get_connector_properties`.
+        :param attach_mode: 'rw' or 'ro'.
+        :param use_multipath: overrules the host's ``multipath`` when attaching.
+        :param device_scan_attempts: how often os-brick looks for the device.
         :raises InvalidVolume: the volume is not available.
         """
-        with session.current().exclusive(volume.id):
+        if attach_mode not in ("rw", "ro"):
+            raise InvalidVolume(f"The attach mode {attach_mode!r} is neither rw nor ro")
+        asked = {"use_multipath": use_multipath, "device_scan_attempts": device_scan_attempts}
+        with volume._exclusively():
             volume._refresh_available()
             others = volume._connection_records()
             made = cls(
                 ConnectionRecord(
                     id=str(uuid.uuid4()),
                     volume_id=volume.id,
-                    backend=volume.backend.id,
+                    backend=volume._record.backend,
                     phase=Phase.ATTACHING,
                     cinder_id=str(uuid.uuid4()),
                     created_at=time.time(),
@@ -118,15 +227,17 @@ class Connection(Entity[ConnectionRecord]):
                     attached_host=attached_host,
                     mountpoint=mountpoint,
                     instance_uuid=instance_uuid,
+                    request={name: value for name, value in asked.items() if value is not None},
                 )
             )
+            made._lazy["volume"].fill(volume)
             try:
                 with made._operation("connect", Phase.ATTACHING, Phase.ERROR):
                     changed, connected = made._manager.connect(volume._record, made._record, others)
             except Exception as error:
                 made._take_back(volume._record, others, error)
                 raise
-            volume._record = session.current().store.put(changed)
+            volume._keep(changed)
             made._record = connected
             made._put(phase=Phase.ATTACHED, operation=None)
             return made
@@ -137,17 +248,18 @@ class Connection(Entity[ConnectionRecord]):
         :param force: tell the driver that the host may be dead.
         :raises InvalidVolume: the volume is still attached to this host.
         """
-        with session.current().exclusive(self._record.volume_id):
-            self.refresh()
+        with self._exclusively():
+            self._reread()
             if self.attached_here and not force:
                 raise InvalidVolume(f"{self!r} is attached to this host", advice="Detach it first")
             volume = self.volume
+            volume._reread()
             others = [r for r in volume._connection_records() if r.id != self.id]
             with self._operation("disconnect", Phase.DETACHING, Phase.ERROR):
                 changed = self._manager.disconnect(
                     volume._record, self._record, others, force=force
                 )
-            session.current().store.put(changed)
+            volume._keep(changed)
             self._remove()
 
     # -- this host -------------------------------------------------------------
@@ -158,20 +270,28 @@ class Connection(Entity[ConnectionRecord]):
         :raises InvalidVolume: it is attached already, or not connected.
         :raises AttachFailed: it did not become a device; nothing is left of it.
         """
-        with session.current().exclusive(self._record.volume_id):
-            self.refresh()
-            if not self.connected or self.attached:
-                state = "attached already" if self.attached else "not connected"
-                raise InvalidVolume(f"{self!r} is {state}")
+        with self._exclusively():
+            self._reread()
+            self._require_unattached()
             with self._operation("attach", Phase.ATTACHED, Phase.ATTACHED):
                 device = self._attacher().connect(self._record.connection_info)
-            self._put(
-                attach_info=msgspec.to_builtins(
-                    {"path": device.path, "device_info": device.device_info}
-                ),
-                attached_host=session.current().settings.host,
-                operation=None,
-            )
+            self._put_device(device.path, device.device_info)
+
+    def device_attached(self, device: Mapping[str, Any]) -> None:
+        """Note that the caller attached the volume to this host by os-brick itself.
+
+        :meth:`detach` takes it away then, as after :meth:`attach`.
+
+        :param device: what os-brick's ``connect_volume`` answered.
+        :raises InvalidVolume: it is attached already or not connected, or ``device`` names
+            no path.
+        """
+        if not isinstance(device.get("path"), str):
+            raise InvalidVolume("The device has no path", advice="Give what os-brick answered")
+        with self._exclusively():
+            self._reread()
+            self._require_unattached()
+            self._put_device(device["path"], dict(device))
 
     def detach(self, force: bool = False, ignore_errors: bool = False) -> None:
         """Take the device away from this host; nothing happens when there is none.
@@ -180,8 +300,8 @@ class Connection(Entity[ConnectionRecord]):
         :param ignore_errors: go on, and forget the device, when it cannot be removed.
         :raises NotLocal: the volume is attached to another host.
         """
-        with session.current().exclusive(self._record.volume_id):
-            self.refresh()
+        with self._exclusively():
+            self._reread()
             if not self.attached:
                 return
             self._require_here()
@@ -208,6 +328,36 @@ class Connection(Entity[ConnectionRecord]):
 
     # -- helpers ---------------------------------------------------------------
 
+    def _require_unattached(self) -> None:
+        if not self.connected or self.attached:
+            state = "attached already" if self.attached else "not connected"
+            raise InvalidVolume(f"{self!r} is {state}")
+
+    def _put_device(self, path: str, device_info: Mapping[str, Any]) -> None:
+        self._put(
+            attach_info=msgspec.to_builtins({"path": path, "device_info": dict(device_info)}),
+            attached_host=session.current().settings.host,
+            operation=None,
+        )
+
+    def _read_volume(self) -> Volume:
+        from csi_driver.cinderlib.volume import Volume
+
+        return Volume._known_by_id(self.volume_id)
+
+    @property
+    def _locked_by(self) -> str:
+        return self.volume_id
+
+    @classmethod
+    def _of_volume(cls, volume: Volume, record: ConnectionRecord) -> Connection:
+        made = cls._of_record(record)
+        made._lazy["volume"].fill(volume)
+        return made
+
+    def _brick(self) -> Any:
+        return self._attacher().brick_connector(self._record.connection_info)
+
     def _take_back(
         self, volume: VolumeRecord, others: list[ConnectionRecord], error: Exception
     ) -> None:
@@ -226,6 +376,7 @@ class Connection(Entity[ConnectionRecord]):
     def _attacher(self) -> Attacher:
         connector = self._record.connector
         return session.current().attacher(
-            multipath=bool(connector.get("multipath")),
+            multipath=self.use_multipath,
+            device_scan_attempts=self.scan_attempts,
             enforce_multipath=bool(connector.get("enforce_multipath")),
         )

@@ -1,7 +1,8 @@
-"""What Cinder's manager adds to a driver's connection info.  Pure.
+"""What Cinder's manager adds to a driver's connection info, and what the info tells.  Pure.
 
-Called by :mod:`csi_driver.cinderlib.manager` after ``initialize_connection``; source:
-``VolumeManager._parse_connection_options`` and ``_set_connection_block_size``.
+What is added is called for by :mod:`csi_driver.cinderlib.manager` after
+``initialize_connection``; source: ``VolumeManager._parse_connection_options`` and
+``_set_connection_block_size``.  The rest is for ``connection``.
 """
 
 from __future__ import annotations
@@ -51,6 +52,29 @@ def completed(
             data["physical_block_size"], data["logical_block_size"] = sizes
     data["enforce_multipath"] = bool(connector.get("enforce_multipath", False))
     return {**info, "data": data}
+
+
+class Connector(dict[str, Any]):
+    """The properties of a host, and through its attributes os-brick's connector object.
+
+    :param make: makes that object, at its first use: ``connect_volume`` and its like.
+    """
+
+    def __init__(self, properties: Mapping[str, Any], make: Callable[[], Any]) -> None:
+        super().__init__(properties)
+        self._make = make
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._make(), name)
+
+
+def has_several_paths(info: Mapping[str, Any]) -> bool:
+    """Whether connection info names more than one way to the volume."""
+    data = info.get("data", {})
+    ways = [data.get(name) for name in ("target_portals", "target_wwn", "target_wwns", "portals")]
+    return any(isinstance(way, (list, tuple)) and len(way) > 1 for way in ways)
 
 
 def front_end_qos(qos: Mapping[str, str], size_gib: int) -> dict[str, Any] | None:

@@ -113,3 +113,9 @@ class NotLocal(CinderCSIError):
 
 class OperationNotSupported(CinderCSIError):
     """The backend's driver cannot do this."""
+
+
+class InvalidJSON(CinderCSIError, ValueError):
+    """JSON that is loaded is not of an object of this library, or of a newer version."""
+
+    advice = "Load what json, jsons, dump, dumps, to_json or to_jsons gave"

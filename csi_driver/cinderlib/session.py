@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csi_driver.attach.attacher import Attacher, AttachSettings
+from csi_driver.attach.attacher import DEVICE_SCAN_ATTEMPTS, Attacher, AttachSettings
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.cinderlib.exceptions import InvalidPersistence, SetupConflict
 from csi_driver.cinderlib.locks import ObjectLocks
@@ -103,7 +103,13 @@ class Session:
         if not was_given:
             before.close()
 
-    def attacher(self, *, multipath: bool = False, enforce_multipath: bool = False) -> Attacher:
+    def attacher(
+        self,
+        *,
+        multipath: bool = False,
+        enforce_multipath: bool = False,
+        device_scan_attempts: int = DEVICE_SCAN_ATTEMPTS,
+    ) -> Attacher:
         """What attaches volumes to this host."""
         return Attacher(
             AttachSettings(
@@ -112,6 +118,7 @@ class Session:
                 host=self.settings.host,
                 multipath=multipath,
                 enforce_multipath=enforce_multipath,
+                device_scan_attempts=device_scan_attempts,
             )
         )
 
@@ -182,6 +189,37 @@ def setup(
             ),
         )
     _keep_quiet(logs=disable_logs, ssl_warnings=suppress_requests_ssl_warnings)
+
+
+def get_connector_properties(
+    root_helper: str | None = None,
+    my_ip: str = "",
+    multipath: bool = False,
+    enforce_multipath: bool = False,
+    host: str | None = None,
+) -> dict[str, Any]:
+    """What backends need to know of this host, for ``volume.connect``.
+
+    :param root_helper: command prefix for privileged commands; by default setup's.
+    :param my_ip: address that backends may export to; by default that of the default route.
+    :param multipath: the host uses several paths to a volume where there are several.
+    :param enforce_multipath: refuse without multipathd instead of using one path.
+    :param host: name under which backends know this host; by default setup's.
+    :raises ConnectorPropertiesFailed: multipath is enforced and multipathd is away, or the
+        host cannot be asked.
+    """
+    settings = current().settings
+    attacher = Attacher(
+        AttachSettings(
+            lock_path=settings.state_path / "locks",
+            root_helper=root_helper or settings.root_helper,
+            host=host or settings.host,
+            my_ip=my_ip,
+            multipath=multipath,
+            enforce_multipath=enforce_multipath,
+        )
+    )
+    return {**attacher.connector_properties(), "enforce_multipath": enforce_multipath}
 
 
 def set_persistence(persistence_config: StoreConfig) -> None:

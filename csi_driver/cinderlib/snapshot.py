@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from csi_driver.cinderlib import session
-from csi_driver.cinderlib.entity import Entity
 from csi_driver.cinderlib.exceptions import InvalidVolume, SnapshotNotFound
 from csi_driver.cinderlib.failures import FailureKind, classify
-from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, Source
+from csi_driver.cinderlib.fields import SnapshotFields, checked_id, texts
+from csi_driver.cinderlib.persistence.records import (
+    Phase,
+    SnapshotRecord,
+    Source,
+    VolumeRecord,
+)
+from csi_driver.cinderlib.tracking import LazyOne
 
 if TYPE_CHECKING:
     from csi_driver.cinderlib.volume import Volume
 
 
-class Snapshot(Entity[SnapshotRecord]):
+class Snapshot(SnapshotFields):
     """A snapshot of a volume.
 
     :param volume: the volume.
@@ -27,6 +33,8 @@ class Snapshot(Entity[SnapshotRecord]):
 
     _RECORD = SnapshotRecord
     _NOT_FOUND = SnapshotNotFound
+    _PARENT = "volume_id"
+    LAZY_PROPERTIES = ("volume",)
 
     def __init__(
         self,
@@ -36,48 +44,40 @@ class Snapshot(Entity[SnapshotRecord]):
         description: str = "",
         metadata: dict[str, str] | None = None,
         id: str | None = None,
+        display_name: str = "",
+        display_description: str = "",
     ) -> None:
         super().__init__(
             SnapshotRecord(
-                id=id or str(uuid.uuid4()),
-                name=name,
-                description=description,
+                id=checked_id(id),
+                name=name or display_name,
+                description=description or display_description,
                 volume_id=volume.id,
-                backend=volume.backend.id,
+                backend=volume._record.backend,
                 phase=Phase.CREATING,
                 size_gib=volume.size,
                 cinder_id=str(uuid.uuid4()),
                 created_at=time.time(),
-                metadata=dict(metadata or {}),
+                metadata=texts("metadata", metadata or {}),
             )
         )
+        self._lazy["volume"].fill(volume)
+
+    def _lazies(self) -> dict[str, Any]:
+        return {"volume": LazyOne(self._read_volume)}
+
+    @property
+    def _locked_by(self) -> str:
+        return self.volume_id
 
     @property
     def volume(self) -> Volume:
-        """The volume, read anew."""
-        from csi_driver.cinderlib.volume import Volume
+        """The volume, read once and again after :meth:`refresh`; a deleted one as it was last.
 
-        return Volume.get_by_id(self._record.volume_id)
-
-    @property
-    def volume_id(self) -> str:
-        """The id of the volume."""
-        return self._record.volume_id
-
-    @property
-    def volume_size(self) -> int:
-        """Size of the volume at the cut, in GiB."""
-        return self._record.size_gib
-
-    @property
-    def name(self) -> str:
-        """The name given to the snapshot."""
-        return self._record.name
-
-    @property
-    def description(self) -> str:
-        """The description given to the snapshot."""
-        return self._record.description
+        :raises VolumeNotFound: it is not known.
+        """
+        found: Volume = self._lazy["volume"]()
+        return found
 
     @property
     def name_in_storage(self) -> str:
@@ -91,11 +91,6 @@ class Snapshot(Entity[SnapshotRecord]):
         """Cinder's word for the snapshot's state."""
         return "deleted" if self._gone else str(self._record.phase.value)
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """A copy of the metadata."""
-        return dict(self._record.metadata)
-
     @classmethod
     def get_by_name(cls, name: str) -> list[Snapshot]:
         """The snapshots with this name."""
@@ -107,11 +102,11 @@ class Snapshot(Entity[SnapshotRecord]):
 
         :raises InvalidVolume: it exists, or its volume is not available.
         """
-        with session.current().exclusive(self.volume_id):
+        with self._exclusively():
             volume = self.volume
             volume._refresh_available()
             if self.stored:
-                self.refresh()
+                self._read()
                 if self._record.phase not in (Phase.CREATING, Phase.ERROR):
                     raise InvalidVolume(f"{self!r} exists")
                 self._put(
@@ -129,9 +124,10 @@ class Snapshot(Entity[SnapshotRecord]):
 
     def delete(self) -> None:
         """Delete the snapshot."""
-        with session.current().exclusive(self.volume_id):
-            self.refresh()
+        with self._exclusively():
+            self._reread()
             volume = self.volume
+            volume._reread()
             with self._operation("delete", Phase.DELETING, Phase.ERROR):
                 for cinder_id in (*self._record.suspects, self._record.cinder_id):
                     self._remove_attempt(volume, cinder_id)
@@ -143,9 +139,10 @@ class Snapshot(Entity[SnapshotRecord]):
         :param size: in GiB; by default the snapshot's.
         :param fields: as for :class:`Volume`.
         """
-        with session.current().exclusive(self.volume_id):
+        with self._exclusively():
             self._refresh_available()
             source = Source(kind="snapshot", id=self.id)
+            self.volume._reread()
             return self.volume._copy(source, self._record, size, fields)
 
     def revert(self) -> None:
@@ -155,13 +152,13 @@ class Snapshot(Entity[SnapshotRecord]):
             younger snapshot (some arrays would destroy that one).
         :raises OperationNotSupported: the driver cannot.
         """
-        with session.current().exclusive(self.volume_id):
+        with self._exclusively():
             self._refresh_available()
             volume = self.volume
             volume._refresh_available()
-            if volume.connections:
+            if volume._connection_records():
                 raise InvalidVolume(f"{volume!r} is connected", advice="Disconnect it first")
-            younger = [s.id for s in volume.snapshots if s.created_at > self.created_at]
+            younger = [s.id for s in volume._read_snapshots() if s.created_at > self.created_at]
             if younger:
                 raise InvalidVolume(
                     f"{volume!r} has younger snapshots: {', '.join(younger)}",
@@ -171,6 +168,20 @@ class Snapshot(Entity[SnapshotRecord]):
                 record = volume._record
                 reverted = self._manager.revert_to_snapshot(record, self._record)
             volume._finish(msgspec.structs.replace(reverted, formatting=self._record.formatting))
+
+    def _read_volume(self) -> Volume:
+        from csi_driver.cinderlib.volume import Volume
+
+        return Volume._known_by_id(self.volume_id)
+
+    def _type_record(self) -> VolumeRecord:
+        return self.volume._record
+
+    @classmethod
+    def _of_volume(cls, volume: Volume, record: SnapshotRecord) -> Snapshot:
+        made = cls._of_record(record)
+        made._lazy["volume"].fill(volume)
+        return made
 
     def _remove_attempt(self, volume: Volume, cinder_id: str) -> None:
         attempt = self._record
@@ -183,6 +194,6 @@ class Snapshot(Entity[SnapshotRecord]):
                 raise
 
     def _refresh_available(self) -> None:
-        self.refresh()
+        self._reread()
         if self._record.phase is not Phase.AVAILABLE:
             raise InvalidVolume(f"{self!r} is {self._record.phase.value}, not available")

@@ -11,9 +11,9 @@ import msgspec
 
 from csi_driver.base.values import GIB
 from csi_driver.cinderlib import session
-from csi_driver.cinderlib.entity import Entity
 from csi_driver.cinderlib.exceptions import InvalidSize, InvalidVolume, VolumeNotFound
 from csi_driver.cinderlib.failures import FailureKind, classify
+from csi_driver.cinderlib.fields import VolumeFields, checked_id, texts
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Phase,
@@ -21,6 +21,7 @@ from csi_driver.cinderlib.persistence.records import (
     Source,
     VolumeRecord,
 )
+from csi_driver.cinderlib.tracking import LazyList
 
 if TYPE_CHECKING:
     from csi_driver.cinderlib.backend import Backend
@@ -41,21 +42,23 @@ _FIELDS = frozenset(
 )
 
 
-class Volume(Entity[VolumeRecord]):
+class Volume(VolumeFields):
     """A volume.
 
     :param backend: a Backend, its name, or a Volume whose backend is taken.
     :param pool_name: one of the backend's pools; by default its first.
     :param size: in GiB, a whole number.
     :param fields: id, name, description, metadata, extra_specs, qos_specs, multiattach,
-        availability_zone, bootable.
-    :raises InvalidVolume: an unknown field or pool.
+        availability_zone, bootable; display_name and display_description too, and a host,
+        ``HOST@BACKEND#POOL``, for its pool.
+    :raises InvalidVolume: an unknown field or pool, or a value that does not fit.
     :raises InvalidSize: the size is not a whole number of GiB.
     :raises BackendNotFound: no backend of that name is loaded.
     """
 
     _RECORD = VolumeRecord
     _NOT_FOUND = VolumeNotFound
+    LAZY_PROPERTIES = ("snapshots", "connections")
 
     def __init__(
         self,
@@ -67,18 +70,22 @@ class Volume(Entity[VolumeRecord]):
         **fields: Any,
     ) -> None:
         home = _backend_of(backend)
+        fields = _normalised(fields)
+        pool_name = pool_name or _pool_of(fields.pop("host", ""), home)
         unknown = sorted(set(fields) - _FIELDS)
         if unknown:
-            raise InvalidVolume(f"A volume has no field {', '.join(unknown)}")
+            raise InvalidVolume(
+                f"A volume has no field {', '.join(unknown)} that can be given",
+                advice=f"Fields: {', '.join(sorted(_FIELDS))}",
+            )
         if pool_name and pool_name not in home.pool_names:
             raise InvalidVolume(
                 f"Backend {home.id!r} has no pool {pool_name!r}",
                 advice=f"Pools: {', '.join(home.pool_names)}",
             )
-        identity = id or str(uuid.uuid4())
         super().__init__(
             VolumeRecord(
-                id=identity,
+                id=checked_id(id),
                 name=fields.pop("name", "") or "",
                 backend=home.id,
                 pool=pool_name or "",
@@ -90,24 +97,13 @@ class Volume(Entity[VolumeRecord]):
             )
         )
 
+    def _lazies(self) -> dict[str, Any]:
+        return {
+            "snapshots": LazyList(SnapshotRecord.KIND, self.id, self._read_snapshots),
+            "connections": LazyList(ConnectionRecord.KIND, self.id, self._read_connections),
+        }
+
     # -- what it is ------------------------------------------------------------
-
-    @property
-    def backend(self) -> Backend:
-        """The backend that has the volume."""
-        from csi_driver.cinderlib.backend import Backend
-
-        return Backend.named(self._record.backend)
-
-    @property
-    def name(self) -> str:
-        """The name given to the volume."""
-        return self._record.name
-
-    @property
-    def description(self) -> str:
-        """The description given to the volume."""
-        return self._record.description
 
     @property
     def name_in_storage(self) -> str:
@@ -118,55 +114,33 @@ class Volume(Entity[VolumeRecord]):
         return str(cfg.CONF.volume_name_template % name_id)
 
     @property
-    def size(self) -> int:
-        """Size in GiB."""
-        return self._record.size_gib
-
-    @property
-    def pool_name(self) -> str:
-        """The pool; '' until the volume is made."""
-        return self._record.pool
-
-    @property
     def status(self) -> str:
         """Cinder's word for the volume's state."""
         if self._gone:
             return "deleted"
-        if self._record.phase is Phase.AVAILABLE and self.stored and self.connections:
+        if self._record.phase is Phase.AVAILABLE and self._is_connected():
             return "in-use"
         return str(self._record.phase.value)
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """A copy of the metadata."""
-        return dict(self._record.metadata)
-
-    @property
-    def provider_location(self) -> str | None:
-        """What the driver remembers of the volume's place."""
-        return self._record.provider.get("provider_location")
-
-    @property
-    def provider_id(self) -> str | None:
-        """The array's own id of the volume."""
-        return self._record.provider.get("provider_id")
+    def attach_status(self) -> str:
+        """'attached' while the volume is connected to a host, else 'detached'."""
+        return "attached" if self._is_connected() else "detached"
 
     @property
     def snapshots(self) -> list[Snapshot]:
-        """The volume's snapshots."""
-        from csi_driver.cinderlib.snapshot import Snapshot
+        """The volume's snapshots, in the order in which they were made.
 
-        return [
-            Snapshot._of_record(record)
-            for record in session.current().store.list(SnapshotRecord, where={"volume_id": self.id})
-        ]
+        Read once, and again after :meth:`refresh` or a change by this process.
+        """
+        found: list[Snapshot] = self._lazy["snapshots"]()
+        return found
 
     @property
     def connections(self) -> list[Connection]:
-        """The volume's connections."""
-        from csi_driver.cinderlib.connection import Connection
-
-        return [Connection._of_record(record) for record in self._connection_records()]
+        """The volume's connections; read like :attr:`snapshots`."""
+        found: list[Connection] = self._lazy["connections"]()
+        return found
 
     @property
     def local_attach(self) -> Connection | None:
@@ -196,8 +170,8 @@ class Volume(Entity[VolumeRecord]):
 
         :raises InvalidVolume: it has snapshots or connections, which are named.
         """
-        with session.current().exclusive(self.id):
-            self.refresh()
+        with self._exclusively():
+            self._reread()
             self._refuse_in_use()
             with self._operation("delete", Phase.DELETING, Phase.ERROR):
                 for cinder_id in (*self._record.suspects, self._record.cinder_id):
@@ -211,7 +185,7 @@ class Volume(Entity[VolumeRecord]):
         :raises InvalidSize: not a whole number, or not larger.
         """
         wanted = whole_gib(size)
-        with session.current().exclusive(self.id):
+        with self._exclusively():
             self._refresh_available()
             if wanted <= self.size:
                 raise InvalidSize(f"{self!r} has {self.size} GiB, {wanted} GiB is not more")
@@ -227,7 +201,7 @@ class Volume(Entity[VolumeRecord]):
         :param size: in GiB; by default this one's.
         :param fields: as for :class:`Volume`; specs and pool are this one's unless given.
         """
-        with session.current().exclusive(self.id):
+        with self._exclusively():
             self._refresh_available()
             return self._copy(Source(kind="volume", id=self.id), self._record, size, fields)
 
@@ -251,21 +225,51 @@ class Volume(Entity[VolumeRecord]):
         """End a host's access; see :meth:`Connection.disconnect`."""
         connection.disconnect(force=force)
 
-    def attach(self) -> Connection:
+    def attach(
+        self,
+        use_multipath: bool | None = None,
+        enforce_multipath: bool | None = None,
+        **fields: Any,
+    ) -> Connection:
         """Connect the volume to this host and attach it; ``path`` of the answer is its device.
 
         A connection whose attaching failed is taken back.
+
+        :param use_multipath: use several paths; by default as the backend's option
+            ``use_multipath_for_image_xfer`` says.
+        :param enforce_multipath: refuse without multipathd instead of using one path; by
+            default as the backend's ``enforce_multipath_for_image_xfer`` says.
+        :param fields: as for :meth:`Connection.connect`.
         """
-        multipath = bool(self._manager.option("use_multipath_for_image_xfer"))
-        enforce = bool(self._manager.option("enforce_multipath_for_image_xfer"))
+        multipath, enforce = use_multipath, enforce_multipath
+        if multipath is None:
+            multipath = bool(self._manager.option("use_multipath_for_image_xfer"))
+        if enforce is None:
+            enforce = bool(self._manager.option("enforce_multipath_for_image_xfer"))
         attacher = session.current().attacher(multipath=multipath, enforce_multipath=enforce)
-        connection = self.connect(attacher.connector_properties())
+        connection = self.connect(
+            {**attacher.connector_properties(), "enforce_multipath": enforce}, **fields
+        )
         try:
             connection.attach()
         except Exception:
             connection.disconnect()
             raise
         return connection
+
+    def cleanup(self) -> None:
+        """Delete the volume with all that hangs on it: connections first, then snapshots.
+
+        Hosts lose the volume; only what is attached to this one is detached.
+        """
+        self.refresh()
+        for connection in self.connections:
+            if connection.attached_here:
+                connection.detach()
+            connection.disconnect()
+        for snapshot in self.snapshots:
+            snapshot.delete()
+        self.delete()
 
     def detach(self, force: bool = False, ignore_errors: bool = False) -> None:
         """Undo :meth:`attach`.
@@ -281,9 +285,9 @@ class Volume(Entity[VolumeRecord]):
     # -- helpers ---------------------------------------------------------------
 
     def _create(self, source: VolumeRecord | SnapshotRecord | None) -> None:
-        with session.current().exclusive(self.id):
+        with self._exclusively():
             if self.stored:
-                self.refresh()
+                self._read()
                 if self._record.phase not in (Phase.CREATING, Phase.ERROR):
                     raise InvalidVolume(f"{self!r} exists")
                 source = source or self._source()
@@ -348,21 +352,36 @@ class Volume(Entity[VolumeRecord]):
         self._put(phase=Phase.AVAILABLE, operation=None)
 
     def _refresh_available(self) -> None:
-        self.refresh()
+        self._reread()
         if self._record.phase is not Phase.AVAILABLE:
             raise InvalidVolume(f"{self!r} is {self._record.phase.value}, not available")
 
     def _refuse_in_use(self) -> None:
-        snapshots = [f"{snapshot.name} ({snapshot.id})" for snapshot in self.snapshots]
+        snapshots = [f"{snapshot.name} ({snapshot.id})" for snapshot in self._read_snapshots()]
         if snapshots:
             raise InvalidVolume(
                 f"{self!r} has snapshots: {', '.join(snapshots)}", advice="Delete them first"
             )
-        connections = [connection.id for connection in self.connections]
+        connections = [record.id for record in self._connection_records()]
         if connections:
             raise InvalidVolume(
                 f"{self!r} has connections: {', '.join(connections)}", advice="Disconnect it first"
             )
+
+    def _is_connected(self) -> bool:
+        return (self.stored or self._only_loaded) and bool(self.connections)
+
+    def _read_snapshots(self) -> list[Snapshot]:
+        from csi_driver.cinderlib.snapshot import Snapshot
+
+        store = session.current().store
+        records = store.list(SnapshotRecord, where={"volume_id": self.id})
+        return [Snapshot._of_volume(self, record) for record in records]
+
+    def _read_connections(self) -> list[Connection]:
+        from csi_driver.cinderlib.connection import Connection
+
+        return [Connection._of_volume(self, record) for record in self._connection_records()]
 
     def _connection_records(self) -> list[ConnectionRecord]:
         store = session.current().store
@@ -377,6 +396,27 @@ def whole_gib(size: Any) -> int:
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InvalidSize(f"The size {size!r} is not a whole number of GiB")
     return size
+
+
+def _normalised(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields by our names; dictionaries are proved and copied."""
+    fields = {name.removeprefix("display_"): value for name, value in given.items()}
+    for name in ("metadata", "extra_specs", "qos_specs"):
+        if fields.get(name) is None:
+            fields.pop(name, None)
+        else:
+            fields[name] = texts(name, fields[name])
+    return fields
+
+
+def _pool_of(host: str | None, backend: Backend) -> str | None:
+    """The pool of a ``HOST@BACKEND#POOL``, which has to be of this backend."""
+    if not host:
+        return None
+    place, _, pool = host.partition("#")
+    if place.partition("@")[2] not in ("", backend.id):
+        raise InvalidVolume(f"The host {host!r} is not one of backend {backend.id!r}")
+    return pool or None
 
 
 def _backend_of(backend: Backend | str | Volume) -> Backend:

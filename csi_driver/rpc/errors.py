@@ -142,6 +142,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _LIBRARY + "NotSetUp": Code.FAILED_PRECONDITION,
     _LIBRARY + "UnknownDriver": Code.FAILED_PRECONDITION,
     _LIBRARY + "UnknownOption": Code.FAILED_PRECONDITION,
+    _LIBRARY + "InvalidJSON": Code.INVALID_ARGUMENT,
     _LIBRARY + "InvalidOption": Code.FAILED_PRECONDITION,
     _LIBRARY + "MissingPackage": Code.FAILED_PRECONDITION,
     _LIBRARY + "UnsupportedDriver": Code.FAILED_PRECONDITION,
