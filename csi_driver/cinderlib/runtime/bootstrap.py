@@ -13,7 +13,9 @@ what                                to what, and why
 ==================================  ================================================
 environment                         ``EVENTLET_NO_GREENDNS=yes``,
                                     ``OS_CINDER_DISABLE_EVENTLET_PATCHING=1``; and
-                                    ``GRPC_ENABLE_FORK_SUPPORT=0`` unless it is set
+                                    ``GRPC_ENABLE_FORK_SUPPORT=0`` unless it is set;
+                                    ``PATH`` ends with the directory of Cinder's own
+                                    commands, unless they are found without it
 ``eventlet.monkey_patch``           raises, so that nothing patches by accident
 ``oslo_service`` backend            native threads
 ``cinder.db.{api,models,utils,``    stand-ins, see ``standins`` and ``database``
@@ -37,8 +39,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import sys
+import sysconfig
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -164,6 +168,10 @@ def _prepare_environment() -> None:
     os.environ["OS_CINDER_DISABLE_EVENTLET_PATCHING"] = "1"
     # gRPC reads it when it is imported: its fork handlers abort the child of a real fork.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # LVM calls it for LIO. In a virtual environment that is not activated nobody finds it.
+    if shutil.which("cinder-rtstool") is None:
+        path = (os.environ.get("PATH") or os.defpath, sysconfig.get_path("scripts"))
+        os.environ["PATH"] = os.pathsep.join(path)
 
 
 def _import_cinder() -> None:

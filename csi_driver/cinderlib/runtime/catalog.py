@@ -232,12 +232,19 @@ def path_of(driver: str) -> str:
     known = ENTRIES.get(driver.lower().replace("-", "_"))
     if known is not None:
         return known.path
-    near = difflib.get_close_matches(driver.lower(), ENTRIES, n=1, cutoff=0.5)
-    advice = f"Did you mean {near[0]!r}? " if near else ""
-    raise UnknownDriver(
-        f"volume_driver is {driver!r}, which is no driver",
-        advice=advice + "Give a short name from docs/drivers.md or the full name of a driver class",
-    )
+    advice = "Give a short name from docs/drivers.md or the full name of a driver class"
+    if not driver:
+        raise UnknownDriver("No volume_driver is given", advice=advice)
+    near = _nearest(driver.lower().replace("-", "_"))
+    if near:
+        advice = f"Did you mean {' or '.join(map(repr, near))}? {advice}"
+    raise UnknownDriver(f"volume_driver is {driver!r}, which is no driver", advice=advice)
+
+
+def _nearest(driver: str) -> list[str]:
+    """Short names that say more of the same product; else the one that is most like it."""
+    longer = [name for name in ENTRIES if name.startswith(f"{driver}_")]
+    return longer or difflib.get_close_matches(driver, ENTRIES, n=1, cutoff=0.5)
 
 
 def entry_of(path: str) -> Entry | None:

@@ -96,12 +96,29 @@ def test_setting_up_changes_what_is_documented_and_nothing_else(tmp_path: Path) 
         "before = world()\n" + set_up(tmp_path) + "print(json.dumps([before, world()]))"
     )
 
+    assert after["env"].pop("PATH").startswith(before["env"].pop("PATH"))
     changed = {key for key in after["env"] if before["env"].get(key) != after["env"][key]}
     assert changed == SET_BY_THE_PROJECT
     del before["env"], after["env"]
     # Libraries add filters for their own warnings when they are imported.
     del before["filters"], after["filters"]
     assert after == before
+
+
+def test_the_commands_of_cinder_are_found_in_an_environment_that_is_not_activated(
+    tmp_path: Path,
+) -> None:
+    found, path = run(
+        set_up(tmp_path)
+        + """
+import shutil
+print(json.dumps([shutil.which("cinder-rtstool"), os.environ["PATH"]]))
+""",
+        env={"PATH": "/usr/bin:/bin"},
+    )
+
+    assert Path(found).parent == Path(sys.executable).parent
+    assert path == f"/usr/bin:/bin:{Path(sys.executable).parent}"
 
 
 def test_the_process_is_ready_for_drivers(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_name_is_free_again_after_its_driver_failed(
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("", "volume_driver is ''"),
+        ("", "No volume_driver is given"),
         ("lvms", "Did you mean 'lvm'"),
         ("cinder.volume.drivers.nothing.Driver", "cannot be imported"),
         ("cinder.volume.drivers.lvm.LVMDriver", "no volume driver 'LVMDriver'"),
