@@ -48,6 +48,16 @@ class StoreKind(StrEnum):
     DB = "db"
 
 
+class Hidden(str):
+    """Text with a secret in it, that no ``repr`` shows."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Only whether there is one."""
+        return "'***'" if self else "''"
+
+
 class LogLevel(StrEnum):
     """What is logged: this and what is more serious."""
 
@@ -68,6 +78,7 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What ``cinder-csi serve`` runs with.
 
+    ``store_url`` is a PostgreSQL database for a ``db`` store; '' for SQLite in ``state_dir``.
     ``max_volumes`` 0 means no limit; ``drain_seconds`` is how long running work
     is waited for at SIGTERM.
     """
@@ -77,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     role: Role = Role.ALL
     store: StoreKind = StoreKind.DB
+    store_url: Hidden = Hidden()
     driver_name: str = DRIVER_NAME
     max_volumes: int = 0
     drain_seconds: float = 25.0
@@ -131,6 +143,10 @@ def validated(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"--node-id {settings.node_id!r} cannot be a node id",
             advice="At most 63 letters, digits, dots and dashes",
+        )
+    if settings.store_url and settings.store is not StoreKind.DB:
+        raise ConfigurationError(
+            f"--store {settings.store} has no URL", advice="Use --store db with a --store-url"
         )
     if settings.max_volumes < 0:
         raise ConfigurationError("--max-volumes-per-node is negative", advice="0 means no limit")

@@ -14,6 +14,7 @@ from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cinderlib.runtime import bootstrap, drivers
 from csi_driver.cli.installation import prove
 from csi_driver.cli.shared_directory import SharedDirectory
+from csi_driver.cli.store_options import asked, remembered
 from csi_driver.config import Settings
 from csi_driver.controller.backends import Backends, ControllerBackend
 from csi_driver.controller.context import ControllerContext
@@ -27,9 +28,10 @@ def make_controller(settings: Settings, keys: Callable[[], KeyRing]) -> Controll
 
     :raises CinderCSIError: store, state directory or a backend cannot be used.
     """
-    store = open_store(settings.store.value, settings.state_dir)
+    kind, url = settings.store.value, settings.store_url
+    store = open_store(asked(kind, url), settings.state_dir)
     try:
-        prove(store, settings.store.value, settings.state_dir)
+        prove(store, remembered(kind, url), settings.state_dir)
         _seal_what_is_older(store)
         nodes = SharedDirectory(settings.state_dir)
         context = ControllerContext(

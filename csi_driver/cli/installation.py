@@ -38,7 +38,7 @@ def prove(store: RecordStore, kind: str, state_dir: Path) -> None:
     if known is not None and known.store != kind:
         raise ConfigurationError(
             f"{state_dir} was used with --store {known.store}, not {kind}",
-            advice="Use that store, or another --state-dir",
+            advice="Use that store (postgresql is db with a --store-url), or another --state-dir",
         )
     if kind == "memory":
         _refuse_staged(state_dir)

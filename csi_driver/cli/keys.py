@@ -22,6 +22,8 @@ from csi_driver.base.errors import ConfigurationError, StateDirectoryError
 from csi_driver.base.files import read_text
 from csi_driver.base.publish_context import KEY
 from csi_driver.base.sealing import KeyRing
+from csi_driver.cli import store_options
+from csi_driver.cli.store_options import StoreUrl, StoreUrlFile
 from csi_driver.config import default_state_dir
 
 if TYPE_CHECKING:
@@ -73,7 +75,12 @@ def show(state_dir: StateDir = None) -> None:
 
 
 @app.command("rotate")
-def rotate(ring: OneRing = None, state_dir: StateDir = None) -> None:
+def rotate(
+    ring: OneRing = None,
+    state_dir: StateDir = None,
+    store_url: StoreUrl = "",
+    store_url_file: StoreUrlFile = None,
+) -> None:
     """Add a key and seal with it from now on; older keys stay and open.
 
     Running processes follow at once. Records are sealed anew here when no controller runs,
@@ -81,24 +88,31 @@ def rotate(ring: OneRing = None, state_dir: StateDir = None) -> None:
     the new file first.
     """
     directory = _state_dir(state_dir)
+    url = _url(directory, store_url, store_url_file)
     for each in _rings(directory, ring):
         _, after = sealing.change(_path(directory, each), KeyRing.rotated)
         typer.echo(f"{each}: key {after.current} seals from now on")
     if ring is not Ring.TRANSPORT:
-        _reseal(directory)
+        _reseal(directory, url)
 
 
 @app.command("prune")
-def prune(ring: OneRing = None, state_dir: StateDir = None) -> None:
+def prune(
+    ring: OneRing = None,
+    state_dir: StateDir = None,
+    store_url: StoreUrl = "",
+    store_url_file: StoreUrlFile = None,
+) -> None:
     """Remove old keys that nothing is sealed with any more.
 
     Not while a controller runs: stop it for a moment, no workload notices.
     """
     directory = _state_dir(state_dir)
+    url = _url(directory, store_url, store_url_file)
     rings = _rings(directory, ring)
     for each in rings:
         sealing.require_own(_path(directory, each))  # the store is his, too
-    store = _open(directory)
+    store = _open(directory, url)
     if store is None:
         raise ConfigurationError(
             f"{directory} has no record store: it cannot tell which keys are in use",
@@ -157,11 +171,11 @@ def _staged_context(path: Path) -> dict[str, str]:
         ) from error
 
 
-def _reseal(directory: Path) -> None:
+def _reseal(directory: Path, url: str) -> None:
     from csi_driver.cinderlib.persistence.store import StoreLocked
 
     try:
-        store = _open(directory)
+        store = _open(directory, url)
     except StoreLocked:
         typer.echo("records: a controller runs; it seals what is older when it starts next")
         return
@@ -173,13 +187,22 @@ def _reseal(directory: Path) -> None:
         store.close()
 
 
-def _open(directory: Path) -> SealedStore | None:
+def _url(directory: Path, given: str, file: Path | None) -> str:
+    """The URL of the records' database; '' for SQLite. Asked for before anything is changed."""
+    from csi_driver.cli.installation import recorded_store
+
+    url = store_options.store_url(given, file)
+    store_options.require_url(recorded_store(directory), url, directory)
+    return url
+
+
+def _open(directory: Path, url: str) -> SealedStore | None:
     """The record store of a state directory; None when it has no lasting one."""
     from csi_driver.cinderlib.persistence.factory import database_path, open_store
 
-    if not database_path(directory).exists():
+    if not url and not database_path(directory).exists():
         return None
-    return cast("SealedStore", open_store("db", directory))
+    return cast("SealedStore", open_store(store_options.asked("db", url), directory))
 
 
 def _rings(directory: Path, chosen: Ring | None) -> list[Ring]:

@@ -18,9 +18,12 @@ import msgspec
 import typer
 
 from csi_driver.base.errors import ConfigurationError, InvalidRequest
+from csi_driver.cli import store_options
+from csi_driver.cli.store_options import StoreUrl, StoreUrlFile
 from csi_driver.config import LogLevel, default_state_dir
 
 if TYPE_CHECKING:
+    from csi_driver.cinderlib.persistence.reading import RecordReader
     from csi_driver.controller.pending import Left, Pending, Report
 
 LOG = logging.getLogger("csi_driver.orphans")
@@ -42,6 +45,8 @@ def orphans(
             show_default="/var/lib/cinder-csi; ~/.local/state/cinder-csi without root",
         ),
     ] = None,
+    store_url: StoreUrl = "",
+    store_url_file: StoreUrlFile = None,
     output: Annotated[
         Output, typer.Option(help="table for people, json for programs.")
     ] = Output.TABLE,
@@ -60,46 +65,53 @@ def orphans(
     suspect is one that the controller still removes by itself. Works beside a running controller.
     """
     directory = (state_dir or default_state_dir()).absolute()
-    path = _store_path(directory)
+    url = store_options.store_url(store_url, store_url_file)
+    reader = _reader(directory, url)
     if forget:
-        _forget(directory, forget)
+        reader.close()
+        _forget(directory, url, forget)
         return
-    found = _read(path)
+    found = _read(reader)
     if output is Output.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
         typer.echo("\n".join(_lines(found)))
 
 
-def _store_path(directory: Path) -> Path:
-    """The SQLite file of a state directory.
+def _reader(directory: Path, url: str) -> RecordReader:
+    """Reads the records of a state directory beside its controller.
 
-    :raises ConfigurationError: records are kept in memory, or there are none.
+    :raises ConfigurationError: records are kept in memory or elsewhere, or there are none.
     """
     from csi_driver.cinderlib.persistence.factory import database_path
+    from csi_driver.cinderlib.persistence.reading import DatabaseReader
     from csi_driver.cli.installation import recorded_store
 
-    if recorded_store(directory) == "memory":
+    recorded = recorded_store(directory)
+    if recorded == "memory":
         raise ConfigurationError(
             f"The controller of {directory} keeps its records in memory (--store memory): only"
             " its log names orphans",
             advice="Look there for 'may be left on backend'; --store db keeps them",
         )
+    store_options.require_url(recorded, url, directory)
+    if url:
+        from csi_driver.cinderlib.persistence.opening import reader_at
+
+        return reader_at(url)
     path = database_path(directory)
     if not path.exists():
         raise ConfigurationError(
             f"{directory} has no record store",
             advice="Name the directory of cinder-csi serve with --state-dir",
         )
-    return path
+    return DatabaseReader(path)
 
 
-def _read(path: Path) -> Report:
+def _read(reader: RecordReader) -> Report:
     from csi_driver.cinderlib.persistence import records
-    from csi_driver.cinderlib.persistence.reading import DatabaseReader
     from csi_driver.controller.pending import report
 
-    reader = DatabaseReader(path)
     try:
         return report(
             reader.list(records.VolumeRecord),
@@ -111,13 +123,13 @@ def _read(path: Path) -> Report:
         reader.close()
 
 
-def _forget(directory: Path, cinder_ids: Sequence[str]) -> None:
+def _forget(directory: Path, url: str, cinder_ids: Sequence[str]) -> None:
     from csi_driver.cinderlib.persistence.factory import open_store
     from csi_driver.cinderlib.persistence.records import OrphanRecord
     from csi_driver.cli import logs
 
     logs.configure(LogLevel.INFO)
-    store = open_store("db", directory)
+    store = open_store(store_options.asked("db", url), directory)
     try:
         known = {cinder_id: store.get(OrphanRecord, cinder_id) for cinder_id in cinder_ids}
         unknown = [cinder_id for cinder_id, orphan in known.items() if orphan is None]

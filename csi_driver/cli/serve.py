@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from csi_driver.cli import store_options
+from csi_driver.cli.store_options import StoreUrl, StoreUrlFile
 from csi_driver.config import (
     DRIVER_NAME,
     LogLevel,
@@ -51,9 +53,12 @@ def serve(
         StoreKind,
         typer.Option(
             envvar=_PREFIX + "STORE",
-            help="Where records are kept: db is SQLite in the state directory, memory forgets.",
+            help="Where records are kept: db is SQLite in the state directory, or PostgreSQL with"
+            " --store-url; memory forgets.",
         ),
     ] = StoreKind.DB,
+    store_url: StoreUrl = "",
+    store_url_file: StoreUrlFile = None,
     node_id: Annotated[
         str,
         typer.Option(
@@ -104,6 +109,7 @@ def serve(
             node_id=node_id or default_node_id(),
             role=role,
             store=store,
+            store_url=store_options.store_url(store_url, store_url_file),
             driver_name=driver_name,
             max_volumes=max_volumes_per_node,
             drain_seconds=drain_seconds,

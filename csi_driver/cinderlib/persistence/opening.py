@@ -6,6 +6,7 @@ from pathlib import Path
 
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.cinderlib.persistence.database import DatabaseStore
+from csi_driver.cinderlib.persistence.reading import RecordReader
 from csi_driver.cinderlib.persistence.sqlite import SQLite
 
 _URLS = "Write postgresql://user@host/database, or sqlite:////path/of/the/file"
@@ -32,6 +33,26 @@ def store_at(connection: str, *, flush: bool = True) -> DatabaseStore:
         raise ConfigurationError(
             "sqlite_synchronous is an option for SQLite", advice="Leave it out with PostgreSQL"
         )
+    _require_psycopg()
+    from csi_driver.cinderlib.persistence.postgresql import PostgreSQL
+    from csi_driver.cinderlib.persistence.postgresql_url import parse
+
+    return DatabaseStore(PostgreSQL(parse(connection)), lasting=True)
+
+
+def reader_at(connection: str) -> RecordReader:
+    """Reads the store at a PostgreSQL URL beside the controller that has it.
+
+    :raises ConfigurationError: the URL is malformed.
+    """
+    _require_psycopg()
+    from csi_driver.cinderlib.persistence.postgresql_reading import PostgreSQLReader
+    from csi_driver.cinderlib.persistence.postgresql_url import parse
+
+    return PostgreSQLReader(parse(connection))
+
+
+def _require_psycopg() -> None:
     try:
         import psycopg  # noqa: F401 - an extra; without it the next import would fail
     except ImportError as error:
@@ -39,10 +60,6 @@ def store_at(connection: str, *, flush: bool = True) -> DatabaseStore:
             f"PostgreSQL needs the package psycopg: {error}",
             advice="Install cinder-csi-driver[postgresql]",
         ) from error
-    from csi_driver.cinderlib.persistence.postgresql import PostgreSQL
-    from csi_driver.cinderlib.persistence.postgresql_url import parse
-
-    return DatabaseStore(PostgreSQL(parse(connection)), lasting=True)
 
 
 def _sqlite_path(connection: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Reads the records of a ``db`` store beside the controller that has it.
 
-Used by ``cinder-csi orphans``.  The file is opened read-only and without the store's
+Used by ``cinder-csi orphans``; ``postgresql_reading`` does the same in PostgreSQL.  The
+file is opened read-only and without the store's
 lock: SQLite's log lets readers see the last commit while the controller writes.  What is
 sealed stays sealed, so no key is needed and no secret can be shown.
 """
@@ -11,7 +12,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from csi_driver.cinderlib.persistence import codec
@@ -20,10 +21,20 @@ from csi_driver.cinderlib.persistence.store import StoreTooNew, StoreUnavailable
 
 R = TypeVar("R", bound=Record)
 
-_KNOWN_VERSION = 1
-"""The newest schema version that this module can read; see ``schema.SCHEMA_VERSION``."""
+KNOWN_VERSION = 1
+"""The newest schema version that can be read; see ``schema.SCHEMA_VERSION``."""
 
 _BUSY_TIMEOUT_S = 10.0
+
+
+class RecordReader(Protocol):
+    """A look into a store as of one moment; see :class:`DatabaseReader`."""
+
+    def list(self, kind: type[R]) -> list[R]:
+        """All records of a kind, in the order of their ids; sealed parts as they are."""
+
+    def close(self) -> None:
+        """End it; may be called twice."""
 
 
 class DatabaseReader:
@@ -55,10 +66,10 @@ class DatabaseReader:
         query = "SELECT value FROM meta WHERE key = 'schema_version'"
         found = self._connection.execute(query).fetchone()
         version = int(found[0]) if found else 0
-        if version > _KNOWN_VERSION:
+        if version > KNOWN_VERSION:
             raise StoreTooNew(
                 f"The record store {self._path} has schema version {version}; this program"
-                f" reads {_KNOWN_VERSION}"
+                f" reads {KNOWN_VERSION}"
             )
         tables = self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         self._tables = {name for (name,) in tables}

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.cinderlib.persistence import postgresql as module
-from csi_driver.cinderlib.persistence.opening import store_at
-from csi_driver.cinderlib.persistence.records import KeyValueRecord, VolumeRecord
+from csi_driver.cinderlib.persistence.opening import reader_at, store_at
+from csi_driver.cinderlib.persistence.records import KeyValueRecord, OrphanRecord, VolumeRecord
 from csi_driver.cinderlib.persistence.store import (
     StoreCorrupt,
     StoreLocked,
@@ -285,6 +285,40 @@ def test_a_password_opens_the_store_and_is_in_no_log(
             store_at(postgres.port_url(database))
     assert "connected again" in caplog.text
     assert PASSWORD not in caplog.text + str(refused.value)
+
+
+# -- readers beside the controller ----------------------------------------------
+
+
+def test_a_reader_sees_one_moment_beside_the_controller(
+    url: str, volume: Callable[..., Any]
+) -> None:
+    with closing(store_at(url)) as store:
+        first = store.put(volume("a"))
+        with closing(reader_at(url)) as reader:
+            assert reader.list(VolumeRecord) == [first]
+            store.put(volume("b"))
+            store.put(KeyValueRecord(id="k", value=1))
+            assert reader.list(KeyValueRecord) == []
+            assert reader.list(VolumeRecord) == [first]
+
+
+def test_a_reader_understands_what_an_older_version_made_and_nothing_newer(
+    postgres: PostgresServer, database: str, url: str
+) -> None:
+    with pytest.raises(StoreUnavailable, match="holds no record store"):
+        reader_at(url)
+    store_at(url).close()
+    postgres.sql("DROP TABLE orphan_records", database)
+    with closing(reader_at(url)) as reader:
+        assert reader.list(OrphanRecord) == []
+    postgres.sql("UPDATE meta SET value = '99' WHERE key = 'schema_version'", database)
+    with pytest.raises(StoreTooNew, match="99"):
+        reader_at(url)
+    secret = "x-9y"
+    with pytest.raises(StoreUnavailable, match="password authentication") as refused:
+        reader_at(postgres.port_url(database, secret))
+    assert secret not in "".join(traceback.format_exception(refused.value))
 
 
 # -- what the database has to be -----------------------------------------------
