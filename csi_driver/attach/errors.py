@@ -85,6 +85,12 @@ class DeviceReadError(CinderCSIError):
     advice = "Nothing was written; check the storage and the path to it"
 
 
+class DeviceWriteError(CinderCSIError):
+    """A device cannot be written, or not be flushed."""
+
+    advice = "Check the paths to the backend and the kernel's log"
+
+
 class DeviceSizeMismatch(CinderCSIError):
     """A device is smaller than the volume is recorded to be."""
 

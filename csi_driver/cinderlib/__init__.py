@@ -52,6 +52,7 @@ _HOMES = {
             "InvalidJSON",
             "InvalidOption",
             "InvalidPersistence",
+            "InvalidReference",
             "InvalidSize",
             "InvalidVolume",
             "MissingPackage",

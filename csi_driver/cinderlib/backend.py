@@ -16,6 +16,7 @@ from csi_driver.cinderlib.backend_objects import BackendObjects
 from csi_driver.cinderlib.exceptions import BackendExists, BackendNotFound
 from csi_driver.cinderlib.key_value import Persistence
 from csi_driver.cinderlib.manager import VolumeManager
+from csi_driver.cinderlib.operations import BackendOperations
 from csi_driver.cinderlib.persistence.choice import StoreConfig
 from csi_driver.cinderlib.persistence.records import VolumeRecord
 from csi_driver.cinderlib.stats import copied
@@ -36,7 +37,7 @@ class _OfSession(Generic[T]):
         return self._read()
 
 
-class Backend(BackendObjects):
+class Backend(BackendOperations, BackendObjects):
     """A backend by its name: the same configuration answers the same instance.
 
     Attributes that are not here are the driver's (``initialized``, ``capabilities``, ...).

@@ -101,6 +101,15 @@ class InvalidSize(InvalidVolume):
     advice = "Sizes are whole GiB; volumes do not shrink"
 
 
+class InvalidReference(InvalidVolume):
+    """A reference to something on an array is not one, or names what is managed already."""
+
+    advice = (
+        "Give {'source-name': NAME} or {'source-id': ID}; manageable_volumes() and"
+        " manageable_snapshots() list what there is"
+    )
+
+
 class InvalidPersistence(ConfigurationError):
     """The record store is not one, or unknown."""
 

@@ -99,9 +99,7 @@ class _Common(Entity[Any]):
 
         Equal specs are the same type; ``qos_specs`` is None without any.
         """
-        record = self._type_record()
-        specs, qos = record.extra_specs, record.qos_specs
-        return rows.type_row(specs, qos, multiattach=record.multiattach)
+        return rows.type_of(self._type_record())
 
     @property
     def volume_type_id(self) -> str:

@@ -124,6 +124,30 @@ class VolumeManager:
         """The value of one of the backend's options; None for one it does not have."""
         return self.driver.configuration.safe_get(name)
 
+    def call(self) -> Call:
+        """The frame of a driver call, for the modules that make calls which are not here."""
+        return Call(self._member)
+
+    @contextmanager
+    def supported(self, what: str, advice: str = "") -> Iterator[None]:
+        """Around a driver call that base drivers refuse with NotImplementedError.
+
+        :raises OperationNotSupported: instead of that.
+        """
+        try:
+            yield
+        except NotImplementedError as error:
+            raise OperationNotSupported(
+                f"The driver of backend {self.name!r} cannot {what}", advice=advice or None
+            ) from error
+
+    def capabilities(self, pool: str) -> dict[str, Any]:
+        """What Cinder's scheduler knows of a pool: the backend's statistics and the pool's."""
+        told = self.stats().reported
+        common = {key: value for key, value in told.items() if key != "pools"}
+        own: dict[str, Any] = next((p for p in told["pools"] if p.get("pool_name") == pool), {})
+        return {**common, **own}
+
     def _default_pool(self) -> str:
         # A driver that asks for its volumes while it is set up has no pools to tell yet.
         pools = self.stats().pools if self.driver is not None else ()
@@ -205,13 +229,10 @@ class VolumeManager:
         with Call(self._member) as call:
             part = call.volume(volume)
             cut = call.snapshot(snapshot, volume)
-            try:
+            with self.supported(
+                "revert a volume to a snapshot", advice="Make a new volume from the snapshot"
+            ):
                 self.driver.revert_to_snapshot(call.context, part.object, cut.object)
-            except NotImplementedError as error:
-                raise OperationNotSupported(
-                    f"The driver of backend {self.name!r} cannot revert a volume to a snapshot",
-                    advice="Make a new volume from the snapshot",
-                ) from error
             ovo.take_over(part.object, None)
             return part.changed()
 

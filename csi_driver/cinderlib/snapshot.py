@@ -11,7 +11,9 @@ import msgspec
 from csi_driver.cinderlib import session
 from csi_driver.cinderlib.exceptions import InvalidVolume, SnapshotNotFound
 from csi_driver.cinderlib.failures import FailureKind, classify
-from csi_driver.cinderlib.fields import SnapshotFields, checked_id, texts
+from csi_driver.cinderlib.fields import checked_id, texts
+from csi_driver.cinderlib.managing import check_ours
+from csi_driver.cinderlib.operations import SnapshotOperations
 from csi_driver.cinderlib.persistence.records import (
     Phase,
     SnapshotRecord,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from csi_driver.cinderlib.volume import Volume
 
 
-class Snapshot(SnapshotFields):
+class Snapshot(SnapshotOperations):
     """A snapshot of a volume.
 
     :param volume: the volume.
@@ -126,6 +128,7 @@ class Snapshot(SnapshotFields):
         """Delete the snapshot."""
         with self._exclusively():
             self._reread()
+            check_ours(self._record, repr(self))
             volume = self.volume
             volume._reread()
             with self._operation("delete", Phase.DELETING, Phase.ERROR):
@@ -144,30 +147,6 @@ class Snapshot(SnapshotFields):
             source = Source(kind="snapshot", id=self.id)
             self.volume._reread()
             return self.volume._copy(source, self._record, size, fields)
-
-    def revert(self) -> None:
-        """Put the volume back to what it was at the cut.
-
-        :raises InvalidVolume: the volume is connected, was extended since, or has a
-            younger snapshot (some arrays would destroy that one).
-        :raises OperationNotSupported: the driver cannot.
-        """
-        with self._exclusively():
-            self._refresh_available()
-            volume = self.volume
-            volume._refresh_available()
-            if volume._connection_records():
-                raise InvalidVolume(f"{volume!r} is connected", advice="Disconnect it first")
-            younger = [s.id for s in volume._read_snapshots() if s.created_at > self.created_at]
-            if younger:
-                raise InvalidVolume(
-                    f"{volume!r} has younger snapshots: {', '.join(younger)}",
-                    advice="Delete them first, or make a new volume from the snapshot",
-                )
-            with volume._operation("revert", Phase.AVAILABLE, Phase.ERROR, Phase.AVAILABLE):
-                record = volume._record
-                reverted = self._manager.revert_to_snapshot(record, self._record)
-            volume._finish(msgspec.structs.replace(reverted, formatting=self._record.formatting))
 
     def _read_volume(self) -> Volume:
         from csi_driver.cinderlib.volume import Volume

@@ -13,7 +13,9 @@ from csi_driver.base.values import GIB
 from csi_driver.cinderlib import session
 from csi_driver.cinderlib.exceptions import InvalidSize, InvalidVolume, VolumeNotFound
 from csi_driver.cinderlib.failures import FailureKind, classify
-from csi_driver.cinderlib.fields import VolumeFields, checked_id, texts
+from csi_driver.cinderlib.fields import checked_id, texts
+from csi_driver.cinderlib.managing import check_ours
+from csi_driver.cinderlib.operations import VolumeOperations
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Phase,
@@ -42,7 +44,7 @@ _FIELDS = frozenset(
 )
 
 
-class Volume(VolumeFields):
+class Volume(VolumeOperations):
     """A volume.
 
     :param backend: a Backend, its name, or a Volume whose backend is taken.
@@ -172,6 +174,7 @@ class Volume(VolumeFields):
         """
         with self._exclusively():
             self._reread()
+            check_ours(self._record, repr(self))
             self._refuse_in_use()
             with self._operation("delete", Phase.DELETING, Phase.ERROR):
                 for cinder_id in (*self._record.suspects, self._record.cinder_id):
@@ -353,7 +356,7 @@ class Volume(VolumeFields):
 
     def _refresh_available(self) -> None:
         self._reread()
-        if self._record.phase is not Phase.AVAILABLE:
+        if self._record.phase not in self._usable:
             raise InvalidVolume(f"{self!r} is {self._record.phase.value}, not available")
 
     def _refuse_in_use(self) -> None:

@@ -33,6 +33,12 @@ class VolumeFileExists(VolumeFileError):
     advice = "Use another name, or find out who put it there"
 
 
+class NotAdoptable(VolumeFileError):
+    """A file may not be taken over as a volume or snapshot; it was not touched."""
+
+    advice = "Only raw files that belong to no volume can be imported"
+
+
 class VolumeFileBusy(VolumeFileError):
     """The file is in use in a way that the operation cannot go along with."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,10 @@ from oslo_config import cfg
 from csi_driver.base.values import GIB
 from csi_driver.drivers import capacity, loop_mounts
 from csi_driver.drivers.capacity import Limits, Usage
+from csi_driver.drivers.cinder_errors import as_cinder, disk_errors
 from csi_driver.drivers.copying import Copier
-from csi_driver.drivers.errors import (
-    PoolFull,
-    UnsafeName,
-    VolumeFileBusy,
-    VolumeFileError,
-    VolumeFileExists,
-    VolumeFileMissing,
-)
+from csi_driver.drivers.errors import PoolFull, VolumeFileBusy, VolumeFileError
+from csi_driver.drivers.file_imports import FileImports
 from csi_driver.drivers.volume_directory import VolumeDirectory
 
 OPTIONS = [
@@ -62,7 +57,7 @@ full disk would be an I/O error in somebody's filesystem.
 
 
 @interface.volumedriver
-class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
+class FileVolumeDriver(FileImports, driver.VolumeDriver):  # type: ignore[misc]
     """Volumes as sparse files in a directory of this host.
 
     Besides its own options it goes by Cinder's ``max_over_subscription_ratio``
@@ -111,7 +106,7 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
         )
         self._files = VolumeDirectory(Path(directory))
         self._copier = Copier(self._files, self.configuration.file_freeze_timeout)
-        with _as_cinder():
+        with as_cinder():
             self._files.prepare()
             self._files.left_frozen(loop_mounts.thaw_all)
 
@@ -123,23 +118,23 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
     def create_volume(self, volume: Any) -> None:
         """Make an empty volume of ``volume.size`` GiB; it takes no space yet."""
         size = volume.size * GIB
-        with _as_cinder(), self._making(volume.name, size, size, owner=volume.id):
+        with as_cinder(), self._making(volume.name, size, size, owner=volume.id):
             pass
 
     def create_volume_from_snapshot(self, volume: Any, snapshot: Any) -> None:
         """Make a volume with the content of the snapshot; it may be larger."""
-        with _as_cinder(missing=exception.SnapshotNotFound):
+        with as_cinder(missing=exception.SnapshotNotFound):
             self._create_copy(volume, snapshot.name)
 
     def create_cloned_volume(self, volume: Any, src_vref: Any) -> None:
         """Make a volume with the content that another has now; it may be larger."""
-        with _as_cinder():
+        with as_cinder():
             self._check_usable(src_vref)
             self._create_copy(volume, src_vref.name)
 
     def delete_volume(self, volume: Any) -> None:
         """Remove the volume; nothing happens when it is not there."""
-        with _as_cinder():
+        with as_cinder():
             path = self._files.path_of(volume.name)
             if path.exists():
                 self._check_owner(volume)
@@ -154,7 +149,7 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
         Its loop device, if it has one, is the node's to refresh.
         """
         size = new_size * GIB
-        with _as_cinder():
+        with as_cinder():
             self._check_usable(volume)
             more = size - self._files.existing(volume.name).stat().st_size
             self._files.grow(volume.name, size, self._admit(more))
@@ -165,20 +160,24 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
         A failure meanwhile leaves the volume half reverted: it is then refused
         everywhere until it is reverted again or deleted.
         """
-        with _as_cinder(missing=exception.SnapshotNotFound), _disk_errors():
+        with as_cinder(missing=exception.SnapshotNotFound), disk_errors():
             self._check_owner(volume)
             self._copier.revert(volume.name, snapshot.name)
 
+    def snapshot_revert_use_temp_snapshot(self) -> bool:
+        """No: a failed revert is repeated; a second copy could be as large as the volume."""
+        return False
+
     def local_path(self, volume: Any) -> str:
         """The file of the volume."""
-        with _as_cinder():
+        with as_cinder():
             return str(self._files.path_of(volume.name))
 
     # Snapshots
 
     def create_snapshot(self, snapshot: Any) -> None:
         """Keep the content that the volume has now."""
-        with _as_cinder():
+        with as_cinder():
             self._check_usable(snapshot.volume)
             info = self._files.existing(snapshot.volume.name).stat()
             with self._making(snapshot.name, info.st_size, info.st_blocks * 512) as target:
@@ -186,7 +185,7 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
 
     def delete_snapshot(self, snapshot: Any) -> None:
         """Remove the snapshot; nothing happens when it is not there."""
-        with _as_cinder():
+        with as_cinder():
             self._files.remove(snapshot.name)
 
     # Connections
@@ -214,7 +213,7 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
         that says otherwise is refused.
         """
         self.validate_connector(connector)
-        with _as_cinder():
+        with as_cinder():
             owner = self._check_usable(volume)
             data: dict[str, Any] = {
                 "device_path": str(self._files.existing(volume.name)),
@@ -245,7 +244,7 @@ class FileVolumeDriver(driver.VolumeDriver):  # type: ignore[misc]
 
     def _update_volume_stats(self) -> None:
         """Measure; sizes are GiB, rounded so that nothing is promised in vain."""
-        with _as_cinder(), _disk_errors():
+        with as_cinder(), disk_errors():
             usage = self._files.usage()
         self._stats = {
             "volume_backend_name": self._backend_name,
@@ -321,32 +320,3 @@ def _access_mode(volume: Any) -> str:
     metadata = volume.admin_metadata or {}
     readonly = metadata.get("readonly") == "True"
     return str(metadata.get("attached_mode") or ("ro" if readonly else "rw"))
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise VolumeFileError(f"The volume directory cannot be used: {error}") from error
-
-
-@contextlib.contextmanager
-def _as_cinder(
-    missing: Callable[[str], Exception] = exception.VolumeNotFound,
-) -> Iterator[None]:
-    """Raise what a Cinder driver raises; ``missing`` is made of a file that is not there."""
-    try:
-        yield
-    except PoolFull as error:
-        raise exception.NoValidBackend(reason=str(error)) from error
-    except UnsafeName as error:
-        raise exception.InvalidInput(reason=str(error)) from error
-    except VolumeFileBusy as error:
-        raise exception.VolumeIsBusy(str(error)) from error
-    except VolumeFileExists as error:
-        raise exception.Duplicate(str(error)) from error
-    except VolumeFileMissing as error:
-        raise missing(str(error)) from error
-    except VolumeFileError as error:
-        raise exception.VolumeBackendAPIException(data=str(error)) from error

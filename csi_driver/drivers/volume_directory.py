@@ -21,6 +21,7 @@ from pathlib import Path
 
 from csi_driver.drivers.capacity import Usage
 from csi_driver.drivers.errors import (
+    NotAdoptable,
     PoolFull,
     UnsafeName,
     VolumeFileBusy,
@@ -41,6 +42,7 @@ _LOCK = ".lock"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 _NO_XATTR = {errno.ENOTSUP, errno.ENODATA}
+_QCOW2 = b"QFI\xfb"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -172,6 +174,74 @@ class VolumeDirectory:
         yield
         mark.unlink()
         self._sync()
+
+    def adopt(self, name: str, new_name: str, *, owner: str = "") -> None:
+        """Take over a file of this directory by giving it a name of ours.
+
+        It is renamed first: after a crash in between it can be adopted by its new name.
+
+        :param owner: id of the volume; without it the file is a snapshot.
+        :raises VolumeFileMissing: there is no such file.
+        :raises VolumeFileExists: the new name is taken.
+        :raises NotAdoptable: it is somebody's, of another kind, or has other names.
+        """
+        target = self.path_of(new_name)
+        with _explained(f"{name!r} cannot be taken over"), self.locked():
+            path = self.existing(name)
+            reason = self.why_not_adoptable(name, snapshot=not owner)
+            if reason:
+                raise NotAdoptable(f"{path} cannot be taken over: {reason}")
+            if name != new_name:
+                if target.exists():
+                    raise VolumeFileExists(f"{target} exists already")
+                path.rename(target)
+            if owner:
+                descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    _set_owner(descriptor, owner)
+                finally:
+                    os.close(descriptor)
+            self._sync()
+
+    def why_not_adoptable(self, name: str, *, snapshot: bool) -> str:
+        """Why a file may not be taken over as a snapshot or as a volume; '' if it may."""
+        info = self.existing(name).stat()
+        owner = self.owner(name)
+        if owner:
+            return f"it belongs to the volume {owner}"
+        if bool(info.st_mode & stat.S_IWUSR) is snapshot:
+            return "it is writable: a volume" if snapshot else "it is read-only: a snapshot"
+        if info.st_nlink != 1:
+            return "it has other names, hard links"
+        if info.st_size == 0:
+            return "it is empty"
+        with self.path_of(name).open("rb") as file:
+            if file.read(len(_QCOW2)) == _QCOW2:
+                return "it is a qcow2 image, not raw data"
+        return ""
+
+    def disown(self, name: str) -> None:
+        """Let a file be nobody's; it keeps its name and its content."""
+        path = self.existing(name)
+        with _explained(f"{path} cannot be given back"):
+            try:
+                os.removexattr(path, OWNER_XATTR)
+            except OSError as error:
+                if error.errno not in _NO_XATTR:
+                    raise
+            self._sync()
+
+    def names(self, *, snapshots: bool) -> dict[str, int]:
+        """The files with names of their own, and their sizes in bytes: snapshots or volumes."""
+        found: dict[str, int] = {}
+        with _explained(f"{self.path} cannot be listed"), os.scandir(self.path) as entries:
+            for entry in entries:
+                info = entry.stat(follow_symlinks=False)
+                readonly = not info.st_mode & stat.S_IWUSR
+                named = _PLAIN_NAME.fullmatch(entry.name) and stat.S_ISREG(info.st_mode)
+                if named and readonly is snapshots:
+                    found[entry.name] = info.st_size
+        return found
 
     def check_whole(self, name: str) -> None:
         """Refuse a file whose revert was interrupted.

@@ -134,6 +134,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _ATTACH + "LoopDeviceFailed": Code.UNAVAILABLE,
     _ATTACH + "LoopDeviceBusy": Code.ABORTED,
     _ATTACH + "DeviceReadError": Code.UNAVAILABLE,
+    _ATTACH + "DeviceWriteError": Code.UNAVAILABLE,
     _ATTACH + "DeviceSizeMismatch": Code.FAILED_PRECONDITION,
     _ATTACH + "DeviceIdentityMismatch": Code.FAILED_PRECONDITION,
     _ATTACH + "AmbivalentSignatures": Code.FAILED_PRECONDITION,
@@ -156,6 +157,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _LIBRARY + "BackendNotFound": Code.NOT_FOUND,
     _LIBRARY + "InvalidVolume": Code.FAILED_PRECONDITION,
     _LIBRARY + "InvalidSize": Code.OUT_OF_RANGE,
+    _LIBRARY + "InvalidReference": Code.INVALID_ARGUMENT,
     _LIBRARY + "InvalidPersistence": Code.FAILED_PRECONDITION,
     _LIBRARY + "NotLocal": Code.FAILED_PRECONDITION,
     _LIBRARY + "OperationNotSupported": Code.INVALID_ARGUMENT,
@@ -164,6 +166,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _DRIVERS + "UnsafeName": Code.INVALID_ARGUMENT,
     _DRIVERS + "VolumeFileMissing": Code.FAILED_PRECONDITION,
     _DRIVERS + "VolumeFileExists": Code.FAILED_PRECONDITION,
+    _DRIVERS + "NotAdoptable": Code.FAILED_PRECONDITION,
     _DRIVERS + "VolumeFileBusy": Code.FAILED_PRECONDITION,
     _DRIVERS + "PoolFull": Code.RESOURCE_EXHAUSTED,
     # command line: they end the process, no caller sees them

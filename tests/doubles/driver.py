@@ -34,6 +34,7 @@ from cinder.volume import driver
 from oslo_config import cfg
 
 from tests.doubles import faults
+from tests.doubles.extras import Extras
 
 LOG = logging.getLogger(__name__)
 
@@ -87,6 +88,10 @@ class _Memory:
         with self._lock:
             return dict(self._sizes)
 
+    def rename(self, name: str, new_name: str) -> None:
+        with self._lock:
+            self._sizes[new_name] = self._sizes.pop(name)
+
 
 class _Files:
     """Volumes as sparse files."""
@@ -122,6 +127,9 @@ class _Files:
     def names(self) -> dict[str, int]:
         return {path.name: path.stat().st_size for path in self._directory.iterdir()}
 
+    def rename(self, name: str, new_name: str) -> None:
+        self.path(name).rename(self.path(new_name))
+
 
 def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
     """Where a sparse file has data, as offsets of beginnings and ends."""
@@ -138,7 +146,7 @@ def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 @interface.volumedriver
-class DoubleDriver(driver.VolumeDriver):
+class DoubleDriver(Extras, driver.VolumeDriver):
     """The driver."""
 
     VERSION = "1.2.3"

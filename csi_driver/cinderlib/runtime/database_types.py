@@ -46,8 +46,16 @@ def volume_type_extra_specs_get(_context: Any, volume_type_id: str) -> dict[str,
 
 
 def volume_type_qos_specs_get(_context: Any, type_id: str) -> dict[str, Any]:
-    """The quality of service of a volume type."""
-    return {"qos_specs": volume_type_get(None, type_id)["qos_specs"]}
+    """The quality of service of a volume type.
+
+    A copy, with the columns of Cinder's answer: ``volume_types_diff`` takes it apart and
+    compares all that is left.
+    """
+    qos = volume_type_get(None, type_id)["qos_specs"]
+    if qos is None:
+        return {"qos_specs": None}
+    columns = ("id", "name", "consumer", "created_at")
+    return {"qos_specs": {**{name: qos[name] for name in columns}, "specs": dict(qos["specs"])}}
 
 
 def volume_type_access_get_all(_context: Any, _type_id: str) -> Sequence[Row]:
@@ -55,9 +63,13 @@ def volume_type_access_get_all(_context: Any, _type_id: str) -> Sequence[Row]:
     return []
 
 
-def volume_type_encryption_get(_context: Any, _volume_type_id: str, session: Any = None) -> None:
-    """Encryption belongs to the node here."""
-    return
+def volume_type_encryption_get(
+    _context: Any, volume_type_id: str, session: Any = None
+) -> Row | None:
+    """The encryption specs of a volume type; None when it has none."""
+    found = common.type_by_id(volume_type_id)
+    specs = found["encryption"] if found else None
+    return Row(specs) if specs else None
 
 
 def qos_specs_get(_context: Any, qos_specs_id: str, inactive: bool = False) -> Row:

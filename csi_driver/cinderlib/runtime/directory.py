@@ -168,6 +168,11 @@ class Directory:
         with self._lock:
             self._own.pop((kind, cinder_id), None)
 
+    def learn_type(self, row: Row) -> None:
+        """Make a volume type known that no volume has yet."""
+        with self._lock:
+            self._types[row["id"]] = row
+
     def types(self) -> list[Row]:
         """The volume types seen so far."""
         with self._lock:

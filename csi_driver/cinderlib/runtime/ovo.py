@@ -105,7 +105,7 @@ def _volume_by_cinder(context: Any, row: Row) -> Any:
 
 def _completed(context: Any, row: Row, made: Any) -> Any:
     """The volume with what Cinder's code leaves out, and with nothing to save."""
-    made.volume_type.qos_specs = _qos_specs(context, row)
+    made.volume_type.qos_specs = _qos_specs(context, row["volume_type"])
     made.volume_type.obj_reset_changes()
     made.group = None
     made.consistencygroup = None
@@ -121,6 +121,16 @@ def snapshot(context: Any, row: Row) -> Any:
     made.volume = volume(context, row["volume"])
     made.cgsnapshot = None
     made.group_snapshot = None
+    made.obj_reset_changes()
+    return made
+
+
+def object_list(context: Any, kind: str, members: list[Any]) -> Any:
+    """A ``cinder.objects.VolumeList``, ``SnapshotList``, ... of these objects."""
+    from cinder import objects
+
+    made = getattr(objects, kind)(context)
+    made.objects = members
     made.obj_reset_changes()
     return made
 
@@ -151,10 +161,20 @@ def _is_touched(versioned_object: Any) -> bool:
     )
 
 
+def volume_type(context: Any, row: Row) -> Any:
+    """A ``cinder.objects.VolumeType`` with extra specs and quality of service."""
+    from cinder import objects
+
+    made = objects.VolumeType._from_db_object(context, objects.VolumeType(), row, ["extra_specs"])
+    made.qos_specs = _qos_specs(context, row)
+    made.obj_reset_changes()
+    return made
+
+
 def _qos_specs(context: Any, row: Row) -> Any:
     from cinder import objects
 
-    specs = row["volume_type"]["qos_specs"]
+    specs = row["qos_specs"]
     if specs is None:
         return None
     made = objects.QualityOfServiceSpecs(context)

@@ -18,6 +18,7 @@ import msgspec
 
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
+    Encryption,
     Phase,
     SnapshotRecord,
     VolumeRecord,
@@ -45,6 +46,15 @@ _VOLUME_STATUS = {
     Phase.REVERTING: "reverting",
     Phase.MANAGING: "managing",
     Phase.ERROR_MANAGING: "error_managing",
+    Phase.UNMANAGING: "unmanaging",
+    Phase.ERROR: "error",
+}
+
+_SNAPSHOT_STATUS = {
+    Phase.CREATING: "creating",
+    Phase.DELETING: "deleting",
+    Phase.MANAGING: "creating",
+    Phase.ERROR_MANAGING: "error",
     Phase.UNMANAGING: "unmanaging",
     Phase.ERROR: "error",
 }
@@ -78,7 +88,7 @@ def volume_row(
     chosen = record.pool or pool
     attachments = [attachment_row(connection, record.cinder_id) for connection in connections]
     in_use = any(row["attach_status"] == "attached" for row in attachments)
-    volume_type = type_row(record.extra_specs, record.qos_specs, multiattach=record.multiattach)
+    volume_type = type_of(record)
     return Row(
         {name: record.provider.get(name) for name in PROVIDER_FIELDS},
         **owner,
@@ -142,7 +152,7 @@ def snapshot_row(
         volume=volume,
         volume_size=record.size_gib,
         volume_type_id=volume.volume_type_id,
-        status=_VOLUME_STATUS.get(record.phase, "available"),
+        status=_SNAPSHOT_STATUS.get(record.phase, "available"),
         progress="100%" if record.phase is Phase.AVAILABLE else "0%",
         display_name=record.name,
         display_description=record.description,
@@ -177,7 +187,23 @@ def _type_id(content: str) -> str:
     return str(uuid.uuid5(_TYPE_NAMESPACE, content))
 
 
-def type_row(extra_specs: Mapping[str, str], qos: Mapping[str, str], *, multiattach: bool) -> Row:
+def type_of(record: VolumeRecord) -> Row:
+    """The volume type that a volume's specs amount to."""
+    return type_row(
+        record.extra_specs,
+        record.qos_specs,
+        multiattach=record.multiattach,
+        encryption=record.encryption,
+    )
+
+
+def type_row(
+    extra_specs: Mapping[str, str],
+    qos: Mapping[str, str],
+    *,
+    multiattach: bool,
+    encryption: Encryption | None = None,
+) -> Row:
     """The volume type that these specs amount to.
 
     A type has no record: equal specs are the same type, with an id made from them.
@@ -186,7 +212,16 @@ def type_row(extra_specs: Mapping[str, str], qos: Mapping[str, str], *, multiatt
     specs = dict(extra_specs)
     if multiattach:
         specs["multiattach"] = "<is> True"
-    type_id = _type_id(json.dumps([specs, dict(qos)], sort_keys=True))
+    cipher = None
+    if encryption is not None:
+        cipher = {
+            "provider": encryption.provider,
+            "cipher": encryption.cipher,
+            "key_size": encryption.key_size,
+            "control_location": encryption.control_location,
+        }
+    content = [specs, dict(qos), cipher] if cipher else [specs, dict(qos)]
+    type_id = _type_id(json.dumps(content, sort_keys=True))
     qos_row = None
     if qos:
         qos_row = Row(
@@ -199,13 +234,14 @@ def type_row(extra_specs: Mapping[str, str], qos: Mapping[str, str], *, multiatt
         )
     return Row(
         id=type_id,
-        name=f"type-{type_id}" if specs or qos else "__DEFAULT__",
+        name=f"type-{type_id}" if specs or qos or cipher else "__DEFAULT__",
         description=None,
         is_public=True,
         projects=[],
         extra_specs=specs,
         qos_specs_id=qos_row["id"] if qos_row else None,
         qos_specs=qos_row,
+        encryption=cipher and Row(cipher, encryption_id=type_id, volume_type_id=type_id),
         created_at=None,
         updated_at=None,
         deleted_at=None,

@@ -243,42 +243,6 @@ def test_a_failed_snapshot_may_be_repeated(backend: cinderlib.Backend) -> None:
     assert names(backend) == {volume.name_in_storage, snapshot.name_in_storage}
 
 
-def test_a_volume_goes_back_to_its_youngest_snapshot_only(backend: cinderlib.Backend) -> None:
-    volume = backend.create_volume(1)
-    old, young = volume.create_snapshot("old"), volume.create_snapshot("young")
-
-    with pytest.raises(cinderlib.InvalidVolume, match=young.id):
-        old.revert()
-    young.revert()
-
-    assert faults.of_backend(backend.id).operations()[-1] == "revert_to_snapshot"
-    assert cinderlib.Volume.get_by_id(volume.id).status == "available"
-
-
-def test_a_driver_that_cannot_revert_leaves_the_volume_as_it_was(
-    backend: cinderlib.Backend,
-) -> None:
-    volume = backend.create_volume(1)
-    snapshot = volume.create_snapshot()
-    faults.of_backend(backend.id).fail("revert_to_snapshot", NotImplementedError())
-
-    with pytest.raises(cinderlib.OperationNotSupported):
-        snapshot.revert()
-
-    assert cinderlib.Volume.get_by_id(volume.id).status == "available"
-
-
-def test_a_revert_that_failed_on_the_way_leaves_an_error(backend: cinderlib.Backend) -> None:
-    volume = backend.create_volume(1)
-    snapshot = volume.create_snapshot()
-    faults.of_backend(backend.id).fail("revert_to_snapshot", VendorError("half"), "after")
-
-    with pytest.raises(VendorError):
-        snapshot.revert()
-
-    assert cinderlib.Volume.get_by_id(volume.id).status == "error"
-
-
 def test_calls_on_one_volume_take_turns_and_on_others_run_at_once(
     backend: cinderlib.Backend,
 ) -> None:
