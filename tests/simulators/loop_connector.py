@@ -24,11 +24,14 @@ class LoopConnector(base.BaseLinuxConnector):  # type: ignore[misc]
         """What os-brick's own says of a host with iSCSI."""
         return {"initiator": INITIATOR}
 
+    _device = ""
+
     def connect_volume(self, connection_properties: dict[str, Any]) -> dict[str, Any]:
         """A loop device of the LUN."""
         array = SERVING[connection_properties["target_iqn"]]
         file = array.exported(INITIATOR, connection_properties["target_lun"])
-        return {"type": "block", "path": disks.command("losetup", "--find", "--show", str(file))}
+        self._device = disks.command("losetup", "--find", "--show", str(file))
+        return {"type": "block", "path": self._device}
 
     def disconnect_volume(
         self,
@@ -37,8 +40,10 @@ class LoopConnector(base.BaseLinuxConnector):  # type: ignore[misc]
         force: bool = False,
         ignore_errors: bool = False,
     ) -> None:
-        """Detach the loop device."""
-        disks.command("losetup", "--detach", device_info["path"])
+        """Detach the loop device; once, for it may be somebody else's after that."""
+        device, self._device = self._device, ""
+        if device:
+            disks.command("losetup", "--detach", device)
 
     def extend_volume(self, connection_properties: dict[str, Any]) -> None:
         """Not needed by a driver."""

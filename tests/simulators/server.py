@@ -72,10 +72,10 @@ class _Fault:
 
 @dataclass
 class _Darkness:
-    """The array answers ``left`` more requests; the one after them is worked on or not."""
+    """How many changes the array still makes, and whether a request went unanswered."""
 
-    left: int
-    works_on_last: bool
+    changes_left: int
+    missed: bool = False
 
 
 @dataclass
@@ -158,19 +158,19 @@ class Array:
         with self._told:
             return self._disturbances.gates.setdefault((method, resource, when), Gate())
 
-    def go_dark(self, after: int, *, works_on_last: bool) -> None:
-        """Answer ``after`` more requests and none of those that follow.
+    def go_dark(self, changes: int) -> None:
+        """Answer nothing any more once ``changes`` requests have changed something.
 
-        :param works_on_last: the first that gets no answer is still worked on.
+        The answer of the last of them is lost too; with 0 nothing is answered from now on.
         """
         with self._told:
-            self._disturbances.darkness = _Darkness(after, works_on_last)
+            self._disturbances.darkness = _Darkness(changes)
 
     def light(self) -> bool:
-        """Answer again; says whether a request had gone unanswered."""
+        """Answer again; says whether a request went unanswered."""
         with self._told:
             darkness, self._disturbances.darkness = self._disturbances.darkness, None
-        return darkness is not None and darkness.left < 0
+        return darkness is not None and darkness.missed
 
     def forget_requests(self) -> None:
         """Begin the log of requests anew."""
@@ -202,7 +202,7 @@ class Array:
             return Answer(401, {"message": "unauthorized"})
         with self._told:
             self.requests.append((request.method, request.resource))
-            works, answers = self._visibility()
+            works, answers = self._visibility(request)
             fault = self._fault(request)
         if not works:
             return None
@@ -221,14 +221,18 @@ class Array:
         kind, _, given = authorization.partition(" ")
         return kind == "Basic" and b64decode(given).decode() == ":".join(self._login)
 
-    def _visibility(self) -> tuple[bool, bool]:
+    def _visibility(self, request: Request) -> tuple[bool, bool]:
+        """Whether a request is worked on, and whether it is answered."""
         darkness = self._disturbances.darkness
         if darkness is None:
             return True, True
-        darkness.left -= 1
-        return darkness.left >= 0 or (
-            darkness.works_on_last and darkness.left == -1
-        ), darkness.left >= 0
+        if darkness.changes_left == 0:
+            darkness.missed = True
+            return False, False
+        if request.method != "GET":
+            darkness.changes_left -= 1
+        darkness.missed = darkness.changes_left == 0
+        return True, not darkness.missed
 
     def _fault(self, request: Request) -> _Fault | None:
         faults = self._disturbances.faults

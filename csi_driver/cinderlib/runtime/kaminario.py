@@ -13,6 +13,8 @@ Laid over the driver by :mod:`csi_driver.cinderlib.runtime.quirks`.  The facts, 
 - A copy that was interrupted leaves a view of the snapshot, and the source or the new volume
   mapped to this host, so that they can be neither deleted nor copied again.  The deletion of
   the unfinished volume takes these back.
+- A host is made on the array and then gets its initiator.  Interrupted in between, it keeps
+  none, and volumes that are mapped to it later cannot be seen.
 - A volume that is gone is told as one more failure; to unmap it from a host fails.
 """
 
@@ -26,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import krest
-from cinder import context, exception, objects
+from cinder import context, coordination, exception, objects
 from cinder.volume import volume_utils
 from cinder.volume.drivers.kaminario import kaminario_common, kaminario_iscsi
 from os_brick import initiator
@@ -78,52 +80,45 @@ class KaminarioCorrections(kaminario_iscsi.KaminarioISCSIDriver):  # type: ignor
 
     def delete_volume(self, volume: Any) -> None:
         """Delete a volume, and what an interrupted copy into it left."""
-        if volume.snapshot_id:
-            self._delete_view(volume)
-        if volume.source_volid:
-            self._unmap_source(volume)
-        try:
-            super().delete_volume(volume)
-        except kaminario_common.KaminarioCinderDriverException:
-            if not self._unmap_from_here(volume):
-                raise
-            super().delete_volume(volume)
+        if volume.snapshot_id or volume.source_volid:
+            self._take_back_copy(volume)
+        super().delete_volume(volume)
 
-    def _delete_view(self, volume: Any) -> None:
+    def _take_back_copy(self, volume: Any) -> None:
         for view in self._search("snapshots", short_name=self.get_view_name(volume.id)):
             for mapping in self._search("mappings", volume=view):
-                self._unmap(mapping)
+                mapping.delete()
             view.delete()
+        here = self._properties()
+        if here.get("initiator"):
+            self._unmap_from_here(volume, here)
+            if volume.source_volid:
+                self._unmap_source(volume.source_volid, here)
+            self._forget_unused_host(self.get_initiator_host_name(here))
 
-    def _unmap_source(self, volume: Any) -> None:
+    def _unmap_source(self, source_id: str, here: Mapping[str, Any]) -> None:
         admin = context.get_admin_context()
         with contextlib.suppress(exception.NotFound), self._guard:
-            source = objects.Volume.get_by_id(admin, volume.source_volid)
-            if not self._cloning[source.id]:
-                self._unmap_from_here(source)
+            source = objects.Volume.get_by_id(admin, source_id)
+            if not self._cloning[source_id]:
+                self._unmap_from_here(source, here)
 
-    def _unmap_from_here(self, volume: Any) -> bool:
-        """Unmap a volume from this host, unless that is attached; whether there was a mapping."""
-        here = self._properties()
-        attached = [a.connector or {} for a in volume.volume_attachment]
-        if not here.get("initiator") or here["initiator"] in [
-            connector.get("initiator") for connector in attached
-        ]:
-            return False
-        host_name = self.get_initiator_host_name(here)
-        found = False
-        for target in self._search("volumes", name=self.get_volume_name(volume.id)):
-            for mapping in self._search("mappings", volume=target):
-                if mapping.host.name == host_name:
-                    self._unmap(mapping)
-                    found = True
-        return found
+    def _unmap_from_here(self, volume: Any, here: Mapping[str, Any]) -> None:
+        """Unmap a volume from this host, unless a recorded connection needs that."""
+        attached = [attachment.connector or {} for attachment in volume.volume_attachment]
+        if here["initiator"] in [connector.get("initiator") for connector in attached]:
+            return
+        for host in self._search("hosts", name=self.get_initiator_host_name(here)):
+            for target in self._search("volumes", name=self.get_volume_name(volume.id)):
+                for mapping in self._search("mappings", volume=target, host=host):
+                    mapping.delete()
 
-    def _unmap(self, mapping: Any) -> None:
-        host = mapping.host
-        mapping.delete()
-        if not self._search("mappings", host=host):
-            host.delete()
+    @coordination.synchronized("{self.k2_lock_name}")  # type: ignore[untyped-decorator]
+    def _forget_unused_host(self, name: str) -> None:
+        # Under the lock of the driver: a connect makes the host, and then its mapping.
+        for host in self._search("hosts", name=name):
+            if not self._search("mappings", host=host):
+                host.delete()
 
     def _require_attachable(self) -> None:
         missing = _missing_for_iscsi(self._properties())
@@ -160,6 +155,13 @@ class KaminarioCorrections(kaminario_iscsi.KaminarioISCSIDriver):  # type: ignor
         """Unmap a volume, or a view; nothing is to be done for a volume that is gone."""
         if not self._is_gone(volume):
             super().terminate_connection(volume, connector, **kwargs)
+
+    def _get_host_object(self, connector: Mapping[str, Any]) -> Any:
+        """The host on the array, with the initiator that an interrupted connect did not add."""
+        host, found, name = super()._get_host_object(connector)
+        if found.total and not self._search("host_iqns", host=host):
+            self.client.new("host_iqns", iqn=connector["initiator"], host=host).save()
+        return host, found, name
 
     @contextlib.contextmanager
     def _telling_what_is_gone(self, volume: Any) -> Iterator[None]:
