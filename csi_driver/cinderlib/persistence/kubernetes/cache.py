@@ -100,7 +100,7 @@ class Cache:
 
     def _take(self, record_id: str, entry: Cached) -> None:
         known = self._shelf.entries.get(record_id)
-        if known is not None and known.resource_version >= entry.resource_version:
+        if known is not None and known.resource_version > entry.resource_version:
             return
         if self._removed.get(record_id, 0) >= entry.resource_version:
             return
