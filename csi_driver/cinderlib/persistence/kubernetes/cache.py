@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -44,10 +45,17 @@ class Cached(msgspec.Struct, frozen=True):
 
 
 class Cache:
-    """The objects of one kind.  ``_lock`` protects all of it; held for dictionary work only."""
+    """The objects of one kind.  ``_lock`` protects all of it; held for dictionary work only.
 
-    def __init__(self, resource: Resource) -> None:
+    :param told: called with the old and the new object of each change, as it becomes known;
+        not for what a whole list tells.
+    """
+
+    def __init__(
+        self, resource: Resource, told: Callable[[Object | None, Object], None] | None = None
+    ) -> None:
         self._resource = resource
+        self._told = told
         self._lock = threading.Lock()
         self._shelf: Shelf[Cached] = Shelf()
         self._removed: OrderedDict[str, int] = OrderedDict()
@@ -79,8 +87,12 @@ class Cache:
     def changed(self, item: Object) -> None:
         """Take an object over, unless a newer state of it is known."""
         entry = self._cached(item)
+        record_id = objects.record_id(item)
         with self._lock:
-            self._take(objects.record_id(item), entry)
+            before = self._shelf.entries.get(record_id)
+            taken = self._take(record_id, entry)
+        if taken and self._told is not None:
+            self._told(None if before is None else json.loads(before.item), item)
 
     def removed(self, item: Object) -> None:
         """Forget an object, unless a newer one of its id is known."""
@@ -98,14 +110,15 @@ class Cache:
             if len(self._removed) > _REMEMBERED_REMOVALS:
                 self._removed.popitem(last=False)
 
-    def _take(self, record_id: str, entry: Cached) -> None:
+    def _take(self, record_id: str, entry: Cached) -> bool:
         known = self._shelf.entries.get(record_id)
         if known is not None and known.resource_version > entry.resource_version:
-            return
+            return False
         if self._removed.get(record_id, 0) >= entry.resource_version:
-            return
+            return False
         self._shelf.remove(record_id)
         self._shelf.add(record_id, entry)
+        return True
 
     def _cached(self, item: Object) -> Cached:
         metadata = item["metadata"]

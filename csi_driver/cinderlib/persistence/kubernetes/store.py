@@ -26,14 +26,16 @@ from typing import Any, TypeVar
 
 from csi_driver.cinderlib.persistence import codec, conflicts
 from csi_driver.cinderlib.persistence.kubernetes import definitions, objects
+from csi_driver.cinderlib.persistence.kubernetes.attached import AttachedColumn
 from csi_driver.cinderlib.persistence.kubernetes.cache import Cache, Cached
+from csi_driver.cinderlib.persistence.kubernetes.notices import notices
 from csi_driver.cinderlib.persistence.kubernetes.resources import (
     BY_RECORD,
     FINALIZER,
     RESOURCES,
     Resource,
 )
-from csi_driver.cinderlib.persistence.records import Record
+from csi_driver.cinderlib.persistence.records import ConnectionRecord, Record, VolumeRecord
 from csi_driver.cinderlib.persistence.store import (
     RecordStore,
     StoreCorrupt,
@@ -48,6 +50,7 @@ from csi_driver.kube.errors import (
     ApiOutcomeUnknown,
     ApiUnreachable,
 )
+from csi_driver.kube.events import Events
 from csi_driver.kube.group import API_VERSION, collection, of_driver
 from csi_driver.kube.reflector import Reflector
 
@@ -68,6 +71,7 @@ class KubernetesStore(RecordStore):
     """Records of one driver in a cluster.
 
     :param driver: the CSI driver name; other drivers' records are not seen.
+    :param speaks: whether this process tells Events now: of several replicas the leader does.
     :param wait: waits so many seconds between tries; injected by tests.
     :raises ConfigurationError: definitions are missing or too old.
     :raises StoreUnavailable: the API server cannot be reached, or refuses.
@@ -78,15 +82,17 @@ class KubernetesStore(RecordStore):
         api: Api,
         driver: str,
         *,
+        speaks: Callable[[], bool] = lambda: True,
         wait: Callable[[float], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
+        self._speaks = speaks
         self._driver = driver
         self._closed = threading.Event()
         self._wait = wait or self._closed.wait
         self._clock = clock
-        self._caches = {each.record: Cache(each) for each in RESOURCES}
+        self._caches = {each.record: Cache(each, self._told) for each in RESOURCES}
         self._reflectors = {
             each.record: Reflector(api, each.path, self._caches[each.record], of_driver(driver))
             for each in RESOURCES
@@ -94,6 +100,8 @@ class KubernetesStore(RecordStore):
         with _explained("The records cannot be opened"):
             definitions.check(api)
             self.installation_id, self.fresh = self._installation()
+        self._events = Events(api, driver)
+        self._attached = AttachedColumn(self._write_attached)
         for reflector in self._reflectors.values():
             reflector.start()
         try:
@@ -153,6 +161,8 @@ class KubernetesStore(RecordStore):
         with _explained(f"The {record.KIND} record {record.id!r} cannot be stored"):
             item = self._written(record, version, known)
         cache.changed(item)
+        if isinstance(record, ConnectionRecord):
+            self._attached.update(record.volume_id)
         return objects.to_record(kind, item)
 
     def delete(self, record: Record) -> None:
@@ -168,10 +178,14 @@ class KubernetesStore(RecordStore):
         with _explained(f"The {record.KIND} record {record.id!r} cannot be removed"):
             gone_at = self._removed(resource, record, known)
         cache.forget(record.id, gone_at)
+        if isinstance(record, ConnectionRecord):
+            self._attached.update(record.volume_id)
 
     def close(self) -> None:
         """See :meth:`RecordStore.close`."""
         self._closed.set()
+        self._attached.close()
+        self._events.close()
         for reflector in self._reflectors.values():
             reflector.stop()
         self._api.close()
@@ -272,6 +286,27 @@ class KubernetesStore(RecordStore):
         known = cache.get(record_id)
         if known is not None:
             cache.forget(record_id, known.resource_version)
+
+    # -- for people --------------------------------------------------------------
+
+    def _told(self, before: Object | None, item: Object) -> None:
+        if self._speaks():
+            for notice in notices(before, item):
+                self._events.tell(notice)
+
+    def _write_attached(self, volume_id: str) -> None:
+        """Make the column of a volume what its connections say."""
+        known = self._caches[VolumeRecord].get(volume_id)
+        if known is None or self._closed.is_set():
+            return
+        connections = self.list(ConnectionRecord, where={"volume_id": volume_id})
+        nodes = sorted(each.node_id or each.attached_host for each in connections)
+        names = ", ".join(filter(None, nodes)) or None
+        if (json.loads(known.item).get("status") or {}).get("attachedTo") == names:
+            return
+        path = self._path(BY_RECORD[VolumeRecord], volume_id)
+        item = self._api.patch(path, {"status": {"attachedTo": names}})
+        self._caches[VolumeRecord].changed(item)
 
     # -- parts -----------------------------------------------------------------
 
