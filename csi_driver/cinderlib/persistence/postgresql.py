@@ -96,6 +96,7 @@ class PostgreSQL:
         # At most 63 bytes; whose session it is shows the token.
         self._me = f"cinder-csi {socket.gethostname()[:24]}/{os.getpid()} {self._token}"
         self._engine = self._make_engine()
+        self._readers = Readers(self._engine)
         self._connection: Connection | None = None
         # Makes the error that ends the use of the store by this process.
         self._over: Callable[[], CinderCSIError] | None = None
@@ -109,7 +110,6 @@ class PostgreSQL:
             self.dialect = self._connection.dialect
             self._set_marker = setting_meta(self.dialect)
             self.installation = self._prepare(self._connection)
-            self._readers = Readers(self._engine)
             undo.pop_all()
 
     def rows(self, statement: str, parameters: Sequence[object]) -> list[Any]:
@@ -139,8 +139,7 @@ class PostgreSQL:
     def close(self) -> None:
         """See :meth:`Database.close`."""
         self._drop()
-        if hasattr(self, "_readers"):
-            self._readers.close()
+        self._readers.close()
         self._engine.dispose()
 
     # -- writing ---------------------------------------------------------------
@@ -164,7 +163,7 @@ class PostgreSQL:
             if self._connection is None and self._was_committed(marker):
                 return answer
             raise
-        self._marker = marker
+        self._marker, self._in_doubt = marker, ""
         return answer
 
     def _roll_back(self, raw: Any, after: BaseException) -> None:
@@ -210,6 +209,7 @@ class PostgreSQL:
                 self._look_what_happened(connection)
             except BaseException:
                 connection.invalidate()
+                connection.close()
                 raise
             self._connection = connection
             LOG.info("The record store %s is connected again", self._address.name)
@@ -221,7 +221,8 @@ class PostgreSQL:
         with connection.begin():
             found = connection.execute(schema.meta.select().where(this_entry)).one().value
         if found in (self._marker, self._in_doubt):
-            self._marker = found
+            # Settled: what goes back to an older commit than this one has lost changes.
+            self._marker, self._in_doubt = found, ""
             return
         name = self._address.name
         if found.startswith(self._token):

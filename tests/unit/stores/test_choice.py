@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from contextlib import closing
 from pathlib import Path
@@ -130,6 +131,14 @@ def test_what_cannot_be_meant_is_refused_with_what_is_nearest(
     assert says in str(refused.value)
     assert "hidden-word" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_driver_the_package_to_install_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as Python marks what is not there
+    with pytest.raises(ConfigurationError, match=r"cinder-csi-driver\[postgresql\]"):
+        open_store({"storage": "db", "connection": "postgresql://h/d"}, tmp_path)
 
 
 def test_a_sqlite_file_is_kept_where_the_url_says(tmp_path: Path) -> None:

@@ -247,6 +247,22 @@ def test_a_database_that_went_back_in_time_is_not_written(
                 store.put(KeyValueRecord(id="other", value=1))
 
 
+def test_a_commit_that_was_once_in_doubt_is_not_taken_for_the_newest(
+    postgres: PostgresServer, database: str, lossy_url: str, proxy: LossyProxy
+) -> None:
+    with closing(store_at(lossy_url)) as store:
+        proxy.lose("answer", b"COMMIT")
+        store.put(KeyValueRecord(id="k", value=1))
+        was_in_doubt = postgres.sql("SELECT value FROM meta WHERE key = 'last_commit'", database)
+        store.put(KeyValueRecord(id="k2", value=1))
+        postgres.sql("DELETE FROM key_value_records WHERE id = 'k2'", database)
+        restored = f"UPDATE meta SET value = '{was_in_doubt}' WHERE key = 'last_commit'"
+        postgres.sql(restored, database)
+        end_sessions(postgres, database)
+        with pytest.raises(StoreCorrupt, match="lost changes"):
+            store.put(KeyValueRecord(id="k3", value=1))
+
+
 # -- secrets -------------------------------------------------------------------
 
 

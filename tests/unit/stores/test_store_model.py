@@ -19,6 +19,7 @@ from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.records import Phase, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordConflict
 from tests.support.postgresql import PostgresServer
+from tests.unit.stores.conftest import documented_store
 
 IDS = st.sampled_from(["a", "b", "b-1", "c", "é"])
 PHASES = st.sampled_from([Phase.CREATING, Phase.AVAILABLE, Phase.ERROR])
@@ -134,6 +135,12 @@ class PostgreSQLAgainstDictionary(DatabaseAgainstDictionary):
         return {"storage": "db", "connection": connection}
 
 
+class CustomAgainstDictionary(StoreAgainstDictionary):
+    def new(self) -> StoreConfig:
+        made: StoreConfig = documented_store()(Path(self.directory.name))  # type: ignore[call-arg]
+        return made
+
+
 FEW = settings(
     max_examples=20,
     stateful_step_count=25,
@@ -145,6 +152,7 @@ TestMemory = StoreAgainstDictionary.TestCase
 TestMemoryDatabase = MemoryDatabaseAgainstDictionary.TestCase
 TestSealedMemory = SealedMemoryAgainstDictionary.TestCase
 TestDatabase = DatabaseAgainstDictionary.TestCase
+TestCustom = CustomAgainstDictionary.TestCase
 
 
 class TestPostgreSQL(PostgreSQLAgainstDictionary.TestCase):  # type: ignore[misc,name-defined]
@@ -153,6 +161,13 @@ class TestPostgreSQL(PostgreSQLAgainstDictionary.TestCase):  # type: ignore[misc
         PostgreSQLAgainstDictionary.server = postgres
 
 
-for case in (TestMemory, TestMemoryDatabase, TestSealedMemory, TestDatabase, TestPostgreSQL):
+for case in (
+    TestMemory,
+    TestMemoryDatabase,
+    TestSealedMemory,
+    TestDatabase,
+    TestCustom,
+    TestPostgreSQL,
+):
     case.settings = FEW
 del case  # a name at the top would be collected as one more test
