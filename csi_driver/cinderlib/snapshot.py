@@ -107,8 +107,8 @@ class Snapshot(SnapshotOperations):
         with self._exclusively():
             volume = self.volume
             volume._refresh_available()
-            if self.stored:
-                self._read()
+            if self.stored or self._only_loaded:
+                self._reread()
                 if self._record.phase not in (Phase.CREATING, Phase.ERROR):
                     raise InvalidVolume(f"{self!r} exists")
                 self._put(

@@ -58,8 +58,11 @@ class KnownObjects(Generic[E]):
         """
         with self._lock:
             old = self._existing.get(record.id) or self._deleted.get(record.id)
-            if old is not None and old.store == store and record.version < old.record.version:
-                return
+            if old is not None and old.store == store:
+                # Who read it before it was deleted may tell of it afterwards.
+                late = old.deleted_at is not None and deleted_at is None
+                if record.version < old.record.version + late:
+                    return
             number = next(self._numbers) if old is None else old.number
             known = Known(number, store, record, deleted_at)
             if deleted_at is None:

@@ -289,8 +289,8 @@ class Volume(VolumeOperations):
 
     def _create(self, source: VolumeRecord | SnapshotRecord | None) -> None:
         with self._exclusively():
-            if self.stored:
-                self._read()
+            if self.stored or self._only_loaded:
+                self._reread()
                 if self._record.phase not in (Phase.CREATING, Phase.ERROR):
                     raise InvalidVolume(f"{self!r} exists")
                 source = source or self._source()

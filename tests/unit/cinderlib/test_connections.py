@@ -202,9 +202,7 @@ def test_a_connection_of_another_host_is_not_local(backend: cinderlib.Backend) -
 
 def test_a_connection_tells_all_of_it(backend: cinderlib.Backend) -> None:
     volume = backend.create_volume(1)
-    connection = volume.connect(
-        NODE1, mountpoint="/data", instance_uuid=VM, attached_host="node1"
-    )
+    connection = volume.connect(NODE1, mountpoint="/data", instance_uuid=VM, attached_host="node1")
 
     assert connection.volume is volume
     assert (connection.volume_id, connection.backend) == (volume.id, backend)

@@ -245,6 +245,21 @@ def test_what_was_only_loaded_is_stored_when_something_is_done_with_it(
     assert list(backend.driver.shelf.names()) == [volume.name_in_storage]
 
 
+def test_what_was_loaded_is_not_made_again(make: Make, elsewhere: Any) -> None:
+    backend = make()
+    volume = backend.create_volume(1)
+    texts = volume.jsons, volume.create_snapshot().dumps
+    made = backend.driver.shelf.names()
+
+    for text in texts:
+        elsewhere()
+        loaded = cinderlib.load(text)
+        with pytest.raises(cinderlib.InvalidVolume, match="exists"):
+            loaded.create()
+        assert loaded.status == "available"
+    assert backend.driver.shelf.names() == made
+
+
 def test_the_store_wins_over_json_that_is_only_loaded_and_loses_to_what_is_saved(
     backend: cinderlib.Backend,
 ) -> None:

@@ -179,6 +179,10 @@ def test_an_older_record_is_no_news() -> None:
     known.note(old, store=1)
     assert [record.name for record in known] == ["new"]
 
+    known.note(new, store=1, deleted_at=2.0)
+    known.note(new, store=1)
+    assert known._existing == {}
+
     known.note(old, store=2)
     assert [record.name for record in known] == ["old"]
 
