@@ -49,6 +49,10 @@ _NOTES = {
     "datacore": "a base class: use datacore_fc or datacore_iscsi",
     "ibm_storage": "needs pyOpenSSL for DS8000, pyxcli for XIV",
     "lvm": "NVMe-oF by `target_helper` nvmet",
+    "netapp_iscsi": (
+        "like the other three, also by `cinder.volume.drivers.netapp.common.NetAppDriver`, which"
+        " chooses one by `netapp_storage_protocol`"
+    ),
     "powerflex_base": "a base class: use powerflex or powerflex_nvme",
     "vmware_fcd": "for VMware's hypervisors only: a Kubernetes node cannot attach its volumes",
     "vmware_vmdk": "for VMware's hypervisors only: a Kubernetes node cannot attach its volumes",
