@@ -1,8 +1,8 @@
 """csi-sanity, the conformance test of CSI, against the real process and its default backend.
 
-Mounted and raw volumes, each with the store in memory and in SQLite. A spec that csi-sanity skips
-is one for a capability that the driver does not declare: expected-skips.txt holds them all with the
-reasons, so that neither a lost capability nor a new spec goes by unnoticed.
+Mounted and raw volumes, each with the store in memory, in SQLite and in PostgreSQL. A spec that
+csi-sanity skips is one for a capability that the driver does not declare: expected-skips.txt holds
+them all with the reasons, so that neither a lost capability nor a new spec goes by unnoticed.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.sanity.junit import Report, read_report
-from tests.support import leftovers
+from tests.support import leftovers, postgresql
 from tests.support.driver_process import DriverProcess
 
 HERE = Path(__file__).parent
@@ -56,6 +56,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     leftovers.release(path)
 
 
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    with postgresql.running() as server:
+        yield server.port_url(server.new_database())
+
+
 def run_sanity(program: Path, endpoint: str, access_type: str, directory: Path) -> Report:
     """One run. The seed fixes the order of the specs, so that a failure can be repeated."""
     secrets = directory / "secrets.yaml"
@@ -89,16 +96,26 @@ def expected_skips() -> dict[str, str]:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("store", ["memory", "db"])
+@pytest.mark.parametrize("store", ["memory", "db", "postgresql"])
 @pytest.mark.parametrize("access_type", ["mount", "block"])
 def test_conformance(
     access_type: str,
     store: str,
     csi_sanity: Path,
     directory: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     limit = ["--max-volumes-per-node", "5"]
-    with DriverProcess(directory, store=store, node_id="sanity", arguments=limit) as driver:
+    environment = {}
+    if store == "postgresql":
+        environment["CINDER_CSI_STORE_URL"] = request.getfixturevalue("database")
+    with DriverProcess(
+        directory,
+        store="memory" if store == "memory" else "db",
+        node_id="sanity",
+        arguments=limit,
+        environment=environment,
+    ) as driver:
         report = run_sanity(csi_sanity, driver.endpoint, access_type, directory)
         left = leftovers.mounts_below(directory), leftovers.loop_devices_below(directory)
         exit_code = driver.stop()
