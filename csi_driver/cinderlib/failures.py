@@ -115,6 +115,8 @@ _KINDS: dict[FailureKind, tuple[str, ...]] = {
         "rados.ConnectionShutdown",
         "rados.ObjectNotFound",
         "rbd.ConnectionShutdown",
+        # The lock of an image that is opened for writing cannot be had in time.
+        "rbd.ReadOnlyImage",
         "requests.exceptions.ConnectionError",
         "socket.gaierror",
         "urllib3.exceptions.HTTPError",

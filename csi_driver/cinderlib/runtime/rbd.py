@@ -215,7 +215,7 @@ class RBDCorrections(RBDDriver):  # type: ignore[misc]
                 self._refuse_snapshots(name, image)
                 _drop_unused_snapshots(self.rbd, image)
                 parent = self._parent(image)
-                needed = any(image.list_children2())
+                needed = _is_needed(self.rbd, image)
         except self.rbd.ImageNotFound:
             # A creation or removal that was killed leaves an entry which cannot be opened.
             self._remove(client, name)
@@ -250,7 +250,7 @@ class RBDCorrections(RBDDriver):  # type: ignore[misc]
         with self._image(client, name) as image:
             _drop_unused_snapshots(self.rbd, image, None if hidden else snapshot)
             parent = self._parent(image)
-            needed = not hidden or any(image.list_children2()) or _visible(self.rbd, image)
+            needed = not hidden or _is_needed(self.rbd, image)
         if needed:
             return ""
         self._remove(client, name)
@@ -278,7 +278,7 @@ class RBDCorrections(RBDDriver):  # type: ignore[misc]
                 found = sorted({watcher["addr"] for watcher in image.watchers_list()})
         except self.rbd.Error:
             found = []
-        return ", ".join(found) or "somebody"
+        return ", ".join(found) or "a client that has just gone"
 
     def _parent(self, image: Any) -> str:
         """The image of this pool that this one is a clone of, '' if there is none."""
@@ -350,6 +350,11 @@ def _visible(rbd: Any, image: Any) -> list[str]:
     """The snapshots of an image without those of the trash, which go with their clones."""
     trash = rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH
     return [str(found["name"]) for found in image.list_snaps() if found["namespace"] != trash]
+
+
+def _is_needed(rbd: Any, image: Any) -> bool:
+    """Whether clones depend on an image; one whose clone goes right now is let go by that."""
+    return bool(_visible(rbd, image)) or any(image.list_children2())
 
 
 def _drop_unused_snapshots(rbd: Any, image: Any, only: str | None = None) -> None:

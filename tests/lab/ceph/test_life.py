@@ -13,8 +13,6 @@ from csi_driver.base.values import GIB
 from tests.lab.ceph.cluster import Cluster
 from tests.lab.ceph.pool import Pool
 
-pytestmark = pytest.mark.lab
-
 FIRST, SECOND = b"first " * 1000, b"second" * 1000
 CONNECTOR = {"host": "node1", "ip": "192.0.2.1", "initiator": "iqn.node1"}
 FAR = GIB - 4096
@@ -114,7 +112,7 @@ def test_a_connection_holds_what_a_node_needs(backend: cinderlib.Backend, cluste
 
 
 def test_statistics_come_from_the_pool(backend: cinderlib.Backend) -> None:
-    stats = backend.stats(refresh=True)
+    stats = backend.manager.stats(refresh=True)
 
     (pool,) = stats.pools
     assert stats.protocol == "ceph"

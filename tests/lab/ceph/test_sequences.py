@@ -22,8 +22,6 @@ from hypothesis.stateful import (
 import csi_driver.cinderlib as cinderlib
 from tests.lab.ceph.pool import Pool
 
-pytestmark = pytest.mark.lab
-
 LENGTH = 8
 
 Made = cinderlib.Volume | cinderlib.Snapshot
