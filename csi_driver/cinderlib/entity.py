@@ -20,7 +20,7 @@ import msgspec
 
 from csi_driver.base.errors import CinderCSIError
 from csi_driver.cinderlib import session
-from csi_driver.cinderlib.exceptions import NotFound
+from csi_driver.cinderlib.exceptions import InvalidVolume, NotFound
 from csi_driver.cinderlib.failures import classify, message_of
 from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence.records import (
@@ -282,6 +282,20 @@ class Entity(Serializable, Generic[R]):
 
     def _stored_record(self) -> Any:
         return session.current().store.get(self._RECORD, self.id)
+
+    def _require_unmade(self) -> None:
+        """Let only what was never made be made again: the attempt before is removed first.
+
+        :raises InvalidVolume: it was made, whatever failed since.
+        """
+        record = self._record
+        if record.operation is None:
+            unmade = record.phase is Phase.CREATING
+        else:
+            failed = record.phase in (Phase.CREATING, Phase.ERROR)
+            unmade = failed and record.operation.kind == "create"
+        if not unmade:
+            raise InvalidVolume(f"{self!r} exists, and is {record.phase.value}")
 
     def _missing(self) -> NotFound:
         return self._NOT_FOUND(f"There is no {self._RECORD.KIND} {self.id!r}")

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 
+from csi_driver.base.masking import SECRETS
 from csi_driver.cinderlib import session
 from csi_driver.cinderlib.exceptions import InvalidJSON
 from csi_driver.cinderlib.persistence import codec
@@ -254,6 +255,8 @@ def _record(cls: type[Any], found: Any) -> Any:
     kind = cls._RECORD
     if not isinstance(found, Mapping):
         raise InvalidJSON(f"The JSON of a {kind.KIND} has no record")
+    # Now, not when it is stored: an error on the way may quote it.
+    SECRETS.learn_named(found)
     body = {key: value for key, value in found.items() if key != "version"}
     try:
         return codec.decode(kind, json_lib.dumps(body))

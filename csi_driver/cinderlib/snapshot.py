@@ -109,8 +109,7 @@ class Snapshot(SnapshotOperations):
             volume._refresh_available()
             if self.stored or self._only_loaded:
                 self._reread()
-                if self._record.phase not in (Phase.CREATING, Phase.ERROR):
-                    raise InvalidVolume(f"{self!r} exists")
+                self._require_unmade()
                 self._put(
                     suspects=(*self._record.suspects, self._record.cinder_id),
                     cinder_id=str(uuid.uuid4()),

@@ -11,8 +11,9 @@ import msgspec
 
 from csi_driver.base.values import GIB
 from csi_driver.cinderlib import session
+from csi_driver.cinderlib.entity import LOG
 from csi_driver.cinderlib.exceptions import InvalidSize, InvalidVolume, VolumeNotFound
-from csi_driver.cinderlib.failures import FailureKind, classify
+from csi_driver.cinderlib.failures import FailureKind, classify, message_of
 from csi_driver.cinderlib.fields import checked_id, texts
 from csi_driver.cinderlib.managing import check_ours
 from csi_driver.cinderlib.operations import VolumeOperations
@@ -256,7 +257,11 @@ class Volume(VolumeOperations):
         try:
             connection.attach()
         except Exception:
-            connection.disconnect()
+            try:
+                connection.disconnect()
+            except Exception as again:
+                # It stays recorded, to be disconnected; the first error is the one to see.
+                LOG.warning("Taking %r back: %s", connection, message_of(again))
             raise
         return connection
 
@@ -291,8 +296,7 @@ class Volume(VolumeOperations):
         with self._exclusively():
             if self.stored or self._only_loaded:
                 self._reread()
-                if self._record.phase not in (Phase.CREATING, Phase.ERROR):
-                    raise InvalidVolume(f"{self!r} exists")
+                self._require_unmade()
                 source = source or self._source()
                 # An attempt whose outcome is not known is never adopted: a new id.
                 self._put(

@@ -188,6 +188,26 @@ def test_a_volume_that_cannot_become_a_device_is_disconnected_again(
     assert backend.driver.connected == []
 
 
+@pytest.mark.root
+def test_the_error_of_an_attach_is_told_even_if_it_cannot_be_taken_back(
+    make: Make, tmp_path: Path
+) -> None:
+    from csi_driver.attach.errors import AttachFailed
+
+    backend = make(double_directory=str(tmp_path))
+    volume = backend.create_volume(1)
+    (tmp_path / volume.name_in_storage).unlink()
+    faults.of_backend(backend.id).fail("terminate_connection", VendorError("busy"))
+
+    with pytest.raises(AttachFailed):
+        volume.attach()
+
+    (left,) = volume.connections
+    assert left.status == "error"
+    left.disconnect()
+    assert backend.driver.connected == []
+
+
 def test_a_connection_of_another_host_is_not_local(backend: cinderlib.Backend) -> None:
     connection = backend.create_volume(1).connect(NODE1)
 

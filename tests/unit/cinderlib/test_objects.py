@@ -116,6 +116,30 @@ def test_a_failed_creation_may_be_repeated_and_leaves_nothing_of_the_first_attem
         volume.create()
 
 
+@pytest.mark.parametrize(
+    ("operation", "status"), [("revert_to_snapshot", "reverting"), ("delete_volume", "error")]
+)
+def test_what_failed_after_its_creation_is_never_made_anew(
+    backend: cinderlib.Backend, operation: str, status: str
+) -> None:
+    volume = backend.create_volume(1)
+    snapshot = volume.create_snapshot()
+    faults.of_backend(backend.id).fail(operation, VendorError("half"), "before")
+    with pytest.raises(VendorError):
+        if operation == "delete_volume":
+            snapshot.delete()
+            volume.delete()
+        else:
+            snapshot.revert()
+    volume.refresh()
+    assert volume.status == status
+
+    with pytest.raises(cinderlib.InvalidVolume, match=f"exists, and is {status}"):
+        volume.create()
+
+    assert volume.name_in_storage in names(backend)
+
+
 def test_a_volume_with_snapshots_is_not_deleted_and_names_them(
     backend: cinderlib.Backend,
 ) -> None:

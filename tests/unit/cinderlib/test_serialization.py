@@ -390,6 +390,18 @@ def test_a_class_takes_its_own_json_only(backend: cinderlib.Backend) -> None:
         cinderlib.Backend.load(volume.jsons)
 
 
+def test_secrets_of_a_document_are_masked_from_then_on(backend: cinderlib.Backend) -> None:
+    from csi_driver.base.masking import SECRETS
+
+    document = backend.create_volume(1).connect(NODE1).to_json()
+    document["record"]["connection_info"]["data"]["auth_password"] = "whispered-word"
+    assert SECRETS.mask("whispered-word") == "whispered-word"
+
+    cinderlib.load(document)
+
+    assert "whispered-word" not in SECRETS.mask("no: whispered-word")
+
+
 def test_a_subclass_of_a_program_is_written_as_its_base(backend: cinderlib.Backend) -> None:
     class Disk(cinderlib.Volume):
         """A volume of a program."""
