@@ -13,6 +13,7 @@ import re
 import socket
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -68,11 +69,15 @@ class LogLevel(StrEnum):
 
 
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend: its name, the Cinder driver class and that driver's options."""
+    """A backend: its name, the Cinder driver class and that driver's options.
+
+    An option's value has the type that it has in Cinder, or is the text that cinder.conf
+    would have for it.
+    """
 
     name: str
     driver: str
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``store_url`` is a PostgreSQL database for a ``db`` store; '' for SQLite in ``state_dir``.
     ``max_volumes`` 0 means no limit; ``drain_seconds`` is how long running work
-    is waited for at SIGTERM.
+    is waited for at SIGTERM.  ``configured`` are the backends of a configuration file, none
+    for the embedded default, and ``cinder_options`` options of cinder.conf's [DEFAULT].
     """
 
     state_dir: Path
@@ -92,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     driver_name: str = DRIVER_NAME
     max_volumes: int = 0
     drain_seconds: float = 25.0
+    configured: tuple[BackendSettings, ...] = ()
+    cinder_options: dict[str, Any] = {}
 
     @property
     def topology_key(self) -> str:
@@ -99,7 +107,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"topology.{self.driver_name}/node"
 
     def backends(self) -> tuple[BackendSettings, ...]:
-        """The configured backends: the embedded default."""
+        """The backends: those that are configured, else the embedded default."""
+        if self.configured:
+            return self.configured
         directory = self.state_dir / "volumes"
         return (
             BackendSettings(

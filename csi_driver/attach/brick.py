@@ -15,6 +15,8 @@ What it changes in the process:
   nobody gave one: os-brick's locks are files there.
 - os-brick's two privsep contexts run in this process when it is root, else through
   the root helper.
+- os-brick's connector for iSCSI and iSER hands no password to a command, see
+  :mod:`csi_driver.attach.iscsi_connector`.
 - ``Popen`` as ``oslo_concurrency.processutils`` sees it drops ``preexec_fn``: that
   function forces a real fork, whose child hangs or aborts beside a gRPC server.
 """
@@ -64,7 +66,7 @@ def prepare(lock_path: Path, root_helper: str) -> None:
             _configure_locks(lock_path)
             _take_privileges(root_helper)
             _start_children_without_fork()
-            import os_brick.initiator.connector  # noqa: F401 - loads every connector
+            _keep_secrets_off_command_lines()
         _prepared = True
 
 
@@ -104,6 +106,15 @@ def _start_children_without_fork() -> None:
 
     if processutils.subprocess is subprocess:
         processutils.subprocess = _SubprocessView("subprocess")
+
+
+def _keep_secrets_off_command_lines() -> None:
+    from os_brick import initiator
+    from os_brick.initiator import connector  # loads every connector
+
+    mapping = connector._connector_mapping_linux
+    for protocol in (initiator.ISCSI, initiator.ISER):
+        mapping[protocol] = "csi_driver.attach.iscsi_connector.ISCSIConnector"
 
 
 @contextlib.contextmanager

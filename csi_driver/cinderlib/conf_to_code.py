@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.base.files import write_atomic
@@ -58,17 +59,29 @@ def convert(source: str) -> str:
 
     :raises ConfigurationError: it cannot be read, or enables no backend or one without a section.
     """
+    for_setup, backends = read(source)
+    variables = _variables(backends)
+    calls = [_call("cinderlib.setup", "", for_setup)]
+    for name, options in backends.items():
+        made = _call("cinderlib.Backend", repr(name), options)
+        calls.append(f"{variables[name]} = {made}")
+    return "\n".join([_HEADER, *calls])
+
+
+def read(source: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The options for ``setup``, and those of each backend by its name, of a cinder.conf.
+
+    :raises ConfigurationError: it cannot be read, or enables no backend or one without a section.
+    """
     sections = _parsed(source)
     default, common = sections.get("DEFAULT", {}), sections.get("backend_defaults", {})
     backends = {name: {**common, **sections[name]} for name in _enabled(default, sections)}
-    names = _backend_names(backends)
-    variables = _variables(names.values())
-    calls = [_call("cinderlib.setup", "", _for_setup(default, backends.values()))]
-    for section, backend_name in names.items():
-        options = {k: v for k, v in backends[section].items() if k != "volume_backend_name"}
-        made = _call("cinderlib.Backend", repr(backend_name), options)
-        calls.append(f"{variables[backend_name]} = {made}")
-    return "\n".join([_HEADER, *calls])
+    made = {}
+    for section, name in _backend_names(backends).items():
+        options = _values(backends[section])
+        options.pop("volume_backend_name", None)
+        made[name] = options
+    return _values(_for_setup(default, backends.values())), made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,12 +151,17 @@ def _for_setup(default: Section, backends: Iterable[Section]) -> dict[str, Seque
     return {name: values for name, values in default.items() if name in wanted}
 
 
-def _call(function: str, first: str, options: Section) -> str:
+def _values(options: Section) -> dict[str, Any]:
+    return {
+        name.replace("-", "_"): list(values) if name in _REPEATED else values[-1]
+        for name, values in options.items()
+    }
+
+
+def _call(function: str, first: str, options: Mapping[str, Any]) -> str:
     """A call of the function with the options by name, one a line."""
     arguments = [first] if first else []
-    for name, values in options.items():
-        value = list(values) if name in _REPEATED else values[-1]
-        arguments.append(f"{name.replace('-', '_')}={value!r}")
+    arguments += [f"{name}={value!r}" for name, value in options.items()]
     lines = "".join(f"    {argument},\n" for argument in arguments)
     return f"{function}(\n{lines})\n" if arguments else f"{function}()\n"
 

@@ -57,7 +57,11 @@ def _seal_what_is_older(store: RecordStore) -> None:
 def _backends(
     settings: Settings, store: RecordStore, nodes: SharedDirectory
 ) -> list[ControllerBackend]:
-    bootstrap.setup(bootstrap.RuntimeSettings(state_path=settings.state_dir / "cinder"))
+    bootstrap.setup(
+        bootstrap.RuntimeSettings(
+            state_path=settings.state_dir / "cinder", cinder_options=settings.cinder_options
+        )
+    )
     lookup = StoreLookup(store)
     made = []
     for backend in settings.backends():

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from csi_driver import config_file
 from csi_driver.config import (
     LogLevel,
     Role,
@@ -35,6 +36,14 @@ def revert(
             show_default="/var/lib/cinder-csi; ~/.local/state/cinder-csi without root",
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="CINDER_CSI_CONFIG",
+            help="The controller's configuration file.",
+            show_default="the embedded file backend",
+        ),
+    ] = None,
 ) -> None:
     """Put a volume back to what it held when a snapshot was made.
 
@@ -47,8 +56,11 @@ def revert(
     from csi_driver.cli.assembly_controller import make_controller
 
     directory = (state_dir or default_state_dir()).absolute()
+    backends = config_file.load(config)
     settings = validated(
         Settings(
+            configured=backends.backends,
+            cinder_options=backends.cinder_options,
             state_dir=directory,
             endpoint=f"unix://{directory}/csi.sock",
             node_id=default_node_id(),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from csi_driver import config_file
 from csi_driver.cli import store_options
 from csi_driver.cli.store_options import StoreUrl, StoreUrlFile
 from csi_driver.config import (
@@ -47,6 +48,15 @@ def serve(
             help="Directory for records, keys, node state and the volumes of the embedded"
             " backend. A controller and a node process on one machine share it.",
             show_default="/var/lib/cinder-csi; ~/.local/state/cinder-csi without root",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=_PREFIX + "CONFIG",
+            help="The backends: a YAML file, or a cinder.conf whose enabled_backends count."
+            " See docs/configuration.md.",
+            show_default="the embedded file backend",
         ),
     ] = None,
     store: Annotated[
@@ -102,8 +112,11 @@ def serve(
     from csi_driver.cli import logs, serving
 
     directory = (state_dir or default_state_dir()).absolute()
+    backends = config_file.load(config if role.controller else None)
     settings = validated(
         Settings(
+            configured=backends.backends,
+            cinder_options=backends.cinder_options,
             state_dir=directory,
             endpoint=endpoint or f"unix://{directory}/csi.sock",
             node_id=node_id or default_node_id(),

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from csi_driver.config import FILE_DRIVER
+from tests.support.calls import Calls
+from tests.support.driver_process import DriverProcess
+
 COMMAND = Path(sys.executable).with_name("cinder-csi")
 
 
@@ -143,3 +147,31 @@ def test_a_damaged_file_of_the_state_directory_is_named(used: Path, name: str):
     assert ended.code == 2
     assert str(used / name) in ended.line
     assert (used / name).read_text() == "{"
+
+
+@pytest.mark.parametrize(
+    ("backend", "complaint"),
+    [
+        ("{name: a}", "missing required field `volume_driver`"),
+        ("{name: a, volume_driver: no.such.Driver}", "no.such"),
+        (f"{{name: a, volume_driver: {FILE_DRIVER}, options: {{file_volume_dir: /x}}}}", "Did you"),
+    ],
+)
+def test_a_backend_that_cannot_be_is_named(tmp_path: Path, backend: str, complaint: str):
+    (tmp_path / "csi.yaml").write_text(f"backends: [{backend}]\n")
+    ended = Ended(tmp_path / "state", "--config", str(tmp_path / "csi.yaml"))
+    assert ended.code == 2
+    assert complaint in ended.line
+
+
+def test_a_configured_backend_serves_under_its_name(tmp_path: Path):
+    (tmp_path / "csi.yaml").write_text(
+        f"backends: [{{name: disk, volume_driver: {FILE_DRIVER},"
+        f" options: {{file_volume_directory: {tmp_path}/volumes}}}}]\n"
+    )
+    arguments = ["--config", str(tmp_path / "csi.yaml")]
+    with DriverProcess(tmp_path, arguments=arguments) as process, Calls(process) as calls:
+        request = calls.create_request("pvc-1")
+        request.parameters["backend"] = "disk"
+        calls.controller.CreateVolume(request, timeout=60)
+        assert len([path for path in (tmp_path / "volumes").rglob("*") if path.is_file()]) > 0

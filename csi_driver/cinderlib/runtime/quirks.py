@@ -11,6 +11,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from csi_driver.cinderlib.runtime import lio
+
 RADOS_TIMEOUT_SECONDS = 5
 """Default of ``rados_connect_timeout``; Ceph's own default (-1) waits for ever."""
 
@@ -113,6 +115,8 @@ def before_init(driver_class: Any, configuration: Any, options: Mapping[str, Any
             setattr(configuration, attribute, options[given])
     if "rados_connect_timeout" in {option.name for option in driver_options(driver_class)}:
         _limit_rados(configuration)
+    if configuration.safe_get("target_helper") == "lioadm":
+        lio.keep_secrets_off_command_lines()
 
 
 def _limit_rados(configuration: Any) -> None:
