@@ -26,6 +26,8 @@ from csi_driver import __version__ as __version__
 if TYPE_CHECKING:
     from csi_driver.cinderlib.backend import Backend
     from csi_driver.cinderlib.connection import Connection
+    from csi_driver.cinderlib.group import Group
+    from csi_driver.cinderlib.group_snapshot import GroupSnapshot
     from csi_driver.cinderlib.key_value import KeyValue
     from csi_driver.cinderlib.session import setup
     from csi_driver.cinderlib.snapshot import Snapshot
@@ -40,6 +42,8 @@ _HOMES = {
     "Backend": "backend",
     "Volume": "volume",
     "Snapshot": "snapshot",
+    "Group": "group",
+    "GroupSnapshot": "group_snapshot",
     "Connection": "connection",
     **dict.fromkeys(("load", "json", "jsons", "dump", "dumps"), "serialization"),
     "KeyValue": "key_value",
@@ -49,6 +53,9 @@ _HOMES = {
             "BackendNotFound",
             "BackendSetupFailed",
             "ConnectionNotFound",
+            "GroupFailed",
+            "GroupNotFound",
+            "GroupSnapshotNotFound",
             "InvalidJSON",
             "InvalidOption",
             "InvalidPersistence",
@@ -72,7 +79,16 @@ _HOMES = {
     ),
 }
 
-__all__ = ["Backend", "Connection", "KeyValue", "Snapshot", "Volume", "setup"]
+__all__ = [
+    "Backend",
+    "Connection",
+    "Group",
+    "GroupSnapshot",
+    "KeyValue",
+    "Snapshot",
+    "Volume",
+    "setup",
+]
 
 
 def __getattr__(name: str) -> Any:

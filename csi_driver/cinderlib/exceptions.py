@@ -81,6 +81,14 @@ class SnapshotNotFound(NotFound):
     """No snapshot has this id."""
 
 
+class GroupNotFound(NotFound):
+    """No group has this id."""
+
+
+class GroupSnapshotNotFound(NotFound):
+    """No group snapshot has this id."""
+
+
 class ConnectionNotFound(NotFound):
     """No connection has this id."""
 
@@ -112,6 +120,12 @@ class InvalidReference(InvalidVolume):
 
 class InvalidPersistence(ConfigurationError):
     """The record store is not one, or unknown."""
+
+
+class GroupFailed(CinderCSIError):
+    """A driver reports that an operation on a group failed; each member's status tells more."""
+
+    advice = "Look at the members' status and the backend, then repeat it or delete what is left"
 
 
 class NotLocal(CinderCSIError):

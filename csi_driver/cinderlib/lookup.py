@@ -15,6 +15,8 @@ import msgspec
 
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
+    GroupRecord,
+    GroupSnapshotRecord,
     KeyValueRecord,
     SnapshotRecord,
     VolumeRecord,
@@ -23,6 +25,10 @@ from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore
 
 INITIATOR_DATA = "initiator-data/"
 """What the keys of drivers' data begin with, among those of programs."""
+
+
+Savable = VolumeRecord | SnapshotRecord | GroupRecord | GroupSnapshotRecord
+"""What drivers may change without being called about it."""
 
 
 class Lookup(Protocol):
@@ -49,13 +55,34 @@ class Lookup(Protocol):
     def connections_of_volume(self, volume_id: str) -> Sequence[ConnectionRecord]:
         """Every connection of the volume with this record id."""
 
+    def group(self, record_id: str) -> GroupRecord | None:
+        """The group with this record id."""
+
+    def group_snapshot(self, record_id: str) -> GroupSnapshotRecord | None:
+        """The group snapshot with this record id."""
+
+    def group_by_cinder_id(self, cinder_id: str) -> GroupRecord | None:
+        """The group that a driver knows by this id."""
+
+    def group_snapshot_by_cinder_id(self, cinder_id: str) -> GroupSnapshotRecord | None:
+        """The group snapshot that a driver knows by this id."""
+
+    def volumes_of_group(self, group: GroupRecord) -> Sequence[VolumeRecord]:
+        """Every volume of a group."""
+
+    def group_snapshots_of_group(self, group_id: str) -> Sequence[GroupSnapshotRecord]:
+        """Every snapshot of the group with this record id."""
+
+    def snapshots_of_group_snapshot(self, cut: GroupSnapshotRecord) -> Sequence[SnapshotRecord]:
+        """The snapshots that a group snapshot consists of."""
+
     def initiator_data(self, initiator: str, namespace: str) -> dict[str, str]:
         """What drivers keep for an initiator (secrets of CHAP, mostly)."""
 
     def add_initiator_data(self, initiator: str, namespace: str, key: str, value: str) -> bool:
         """Keep one value; False when the key has one already, which stays."""
 
-    def save(self, changed: VolumeRecord | SnapshotRecord) -> None:
+    def save(self, changed: Savable) -> None:
         """Keep what a driver changed on an object that the call is not about.
 
         Some save the source of a clone, or the volume of a snapshot.  Only what drivers
@@ -99,6 +126,39 @@ class StoreLookup:
         """See :meth:`Lookup.connections_of_volume`."""
         return self._store.list(ConnectionRecord, where={"volume_id": volume_id})
 
+    def group(self, record_id: str) -> GroupRecord | None:
+        """See :meth:`Lookup.group`."""
+        return self._store.get(GroupRecord, record_id)
+
+    def group_snapshot(self, record_id: str) -> GroupSnapshotRecord | None:
+        """See :meth:`Lookup.group_snapshot`."""
+        return self._store.get(GroupSnapshotRecord, record_id)
+
+    def group_by_cinder_id(self, cinder_id: str) -> GroupRecord | None:
+        """See :meth:`Lookup.group_by_cinder_id`."""
+        found = self._store.list(GroupRecord, where={"cinder_id": cinder_id}, limit=1)
+        return found[0] if found else None
+
+    def group_snapshot_by_cinder_id(self, cinder_id: str) -> GroupSnapshotRecord | None:
+        """See :meth:`Lookup.group_snapshot_by_cinder_id`."""
+        found = self._store.list(GroupSnapshotRecord, where={"cinder_id": cinder_id}, limit=1)
+        return found[0] if found else None
+
+    def volumes_of_group(self, group: GroupRecord) -> Sequence[VolumeRecord]:
+        """See :meth:`Lookup.volumes_of_group`."""
+        # Not by an index of its own: groups are few, and tables of old have no such column.
+        found = self._store.list(VolumeRecord, where={"backend": group.backend})
+        return [record for record in found if record.group_id == group.id]
+
+    def group_snapshots_of_group(self, group_id: str) -> Sequence[GroupSnapshotRecord]:
+        """See :meth:`Lookup.group_snapshots_of_group`."""
+        return self._store.list(GroupSnapshotRecord, where={"group_id": group_id})
+
+    def snapshots_of_group_snapshot(self, cut: GroupSnapshotRecord) -> Sequence[SnapshotRecord]:
+        """See :meth:`Lookup.snapshots_of_group_snapshot`."""
+        found = self._store.list(SnapshotRecord, where={"backend": cut.backend})
+        return [record for record in found if record.group_snapshot_id == cut.id]
+
     def initiator_data(self, initiator: str, namespace: str) -> dict[str, str]:
         """See :meth:`Lookup.initiator_data`."""
         record = self._store.get(KeyValueRecord, _initiator_key(initiator, namespace))
@@ -121,7 +181,7 @@ class StoreLookup:
                 continue
             return True
 
-    def save(self, changed: VolumeRecord | SnapshotRecord) -> None:
+    def save(self, changed: Savable) -> None:
         """See :meth:`Lookup.save`."""
         while True:
             current = self._store.get(type(changed), changed.id)
@@ -135,7 +195,11 @@ class StoreLookup:
             return
 
 
-def _drivers_fields(record: VolumeRecord | SnapshotRecord) -> tuple[str, ...]:
+def _drivers_fields(record: Savable) -> tuple[str, ...]:
+    if isinstance(record, GroupRecord):
+        return ("provider",)
+    if isinstance(record, GroupSnapshotRecord):
+        return ()
     common = ("provider", "metadata")
     return (*common, "admin_metadata") if isinstance(record, VolumeRecord) else common
 

@@ -94,10 +94,21 @@ def why_managed(
 
 
 def check_ours(record: VolumeRecord | SnapshotRecord, what: str) -> None:
-    """Refuse to delete or use what is not, or no longer, ours.
+    """Refuse to delete what is not, or no longer, ours, or not to be deleted alone.
 
-    :raises InvalidVolume: its import or its release has not ended.
+    :raises InvalidVolume: its import or its release has not ended, or it is part of a
+        group or of a group snapshot.
     """
+    if isinstance(record, VolumeRecord) and record.group_id:
+        raise InvalidVolume(
+            f"{what} is in the group {record.group_id}",
+            advice="Take it out of the group first, or delete the group with its volumes",
+        )
+    if isinstance(record, SnapshotRecord) and record.group_snapshot_id:
+        raise InvalidVolume(
+            f"{what} is part of the group snapshot {record.group_snapshot_id}",
+            advice="Delete that",
+        )
     if record.phase in IMPORTING:
         raise InvalidVolume(
             f"{what} is {record.phase.value}: it may be somebody else's",

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from csi_driver.cinderlib import managing, retyping, reverting
+from csi_driver.cinderlib import managing, retyping, reverting, session
 from csi_driver.cinderlib.fields import SnapshotFields, VolumeFields
 from csi_driver.cinderlib.managing import Manageable
-from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
+from csi_driver.cinderlib.persistence.records import (
+    GroupRecord,
+    Phase,
+    SnapshotRecord,
+    VolumeRecord,
+)
 
 if TYPE_CHECKING:
     from csi_driver.cinderlib.backend import Backend
+    from csi_driver.cinderlib.group import Group
     from csi_driver.cinderlib.snapshot import Snapshot
     from csi_driver.cinderlib.volume import Volume
 
@@ -27,6 +33,13 @@ class VolumeOperations(VolumeFields):
 
     _usable: tuple[Phase, ...] = (Phase.AVAILABLE,)
     """Phases in which the volume may be connected and copied."""
+
+    @property
+    def group(self) -> Group | None:
+        """The group that the volume is in; None if it is in none."""
+        from csi_driver.cinderlib.group import Group
+
+        return Group.get_by_id(self._record.group_id) if self._record.group_id else None
 
     def revert(self, snapshot: Snapshot) -> None:
         """Put the volume back to what it was when the snapshot was made.
@@ -123,6 +136,29 @@ class BackendOperations:
         """
         given = {"name": name, "description": description, **fields}
         return managing.manage_volume(cast("Backend", self), existing_ref, given)
+
+    def create_group(
+        self, name: str = "", description: str = "", specs: Mapping[str, str] | None = None
+    ) -> Group:
+        """Make a group of volumes; see :class:`Group` for the specs.
+
+        :raises OperationNotSupported: the specs ask for snapshots of one moment, and the
+            backend makes none.
+        """
+        from csi_driver.cinderlib.group import Group
+
+        group = Group(cast("Backend", self), name=name, description=description, specs=specs)
+        group.create()
+        return group
+
+    @property
+    def groups(self) -> list[Group]:
+        """The recorded groups of the backend."""
+        from csi_driver.cinderlib.group import Group
+
+        where = {"backend": cast("Backend", self).id}
+        found = session.current().store.list(GroupRecord, where=where)
+        return [Group._of_record(record) for record in found]
 
     def manageable_volumes(
         self,

@@ -43,6 +43,8 @@ _HOMES = {
     "Volume": "volume",
     "Snapshot": "snapshot",
     "Connection": "connection",
+    "Group": "group",
+    "GroupSnapshot": "group_snapshot",
 }
 
 

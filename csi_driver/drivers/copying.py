@@ -24,7 +24,7 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,36 @@ class Copier:
                 check()
         finally:
             os.close(source)
+
+    def copy_all(self, copies: Sequence[tuple[str, int]]) -> None:
+        """Fill open, empty files with the content that several files have at one moment.
+
+        All of them are held still before the first is copied, and until the last is.
+
+        :param copies: pairs of a file's name and the open file that gets its content.
+        :raises VolumeFileMissing, VolumeFileBusy, OSError: as :meth:`copy`.
+        """
+        with contextlib.ExitStack() as held:
+            opened = []
+            for name, target in copies:
+                path = self.directory.existing(name)
+                loop_mounts.write_out(path)
+                source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                held.callback(os.close, source)
+                opened.append((name, path, source, target))
+            checks = [
+                held.enter_context(self._still(name, path, source))
+                for name, path, source, _ in opened
+            ]
+
+            def check_all() -> None:
+                for check in checks:
+                    check()
+
+            for _, _, source, target in opened:
+                if not reflink(source, target):
+                    sparse_copy(source, target, check_all)
+            check_all()
 
     def revert(self, name: str, snapshot: str) -> None:
         """Give the file ``name`` the content of the file ``snapshot``, and keep its size.

@@ -30,6 +30,7 @@ from csi_driver.drivers.capacity import Limits, Usage
 from csi_driver.drivers.cinder_errors import as_cinder, disk_errors
 from csi_driver.drivers.copying import Copier
 from csi_driver.drivers.errors import PoolFull, VolumeFileBusy, VolumeFileError
+from csi_driver.drivers.file_groups import FileGroups
 from csi_driver.drivers.file_imports import FileImports
 from csi_driver.drivers.volume_directory import VolumeDirectory
 
@@ -57,7 +58,7 @@ full disk would be an I/O error in somebody's filesystem.
 
 
 @interface.volumedriver
-class FileVolumeDriver(FileImports, driver.VolumeDriver):  # type: ignore[misc]
+class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: ignore[misc]
     """Volumes as sparse files in a directory of this host.
 
     Besides its own options it goes by Cinder's ``max_over_subscription_ratio``
@@ -264,6 +265,7 @@ class FileVolumeDriver(FileImports, driver.VolumeDriver):  # type: ignore[misc]
                     "multiattach": True,
                     "online_extend_support": True,
                     "sparse_copy_volume": True,
+                    "consistent_group_snapshot_enabled": True,
                     "QoS_support": False,
                     "location_info": f"FileVolumeDriver:{self.host}:{self._files.path}",
                 }

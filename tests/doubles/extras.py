@@ -80,6 +80,97 @@ class Extras:
             for name, size in self.shelf.names().items()
         ]
 
+    # -- groups
+
+    groups = False
+    """Whether the driver knows groups; else it leaves them to the manager, as most do."""
+
+    def create_group(self, context: Any, group: Any) -> dict[str, Any]:
+        self._require_groups()
+        with self._work("create_group", group.id):
+            pass
+        return {"status": self.group_answers.get("create_group", "available")}
+
+    def update_group(
+        self, context: Any, group: Any, add_volumes: Any = None, remove_volumes: Any = None
+    ) -> tuple[Any, Any, Any]:
+        self._require_groups()
+        with self._work("update_group", group.id):
+            self.regrouped = ([v.id for v in add_volumes], [v.id for v in remove_volumes])
+        return None, [{"id": v.id, "provider_location": "moved"} for v in add_volumes], None
+
+    def delete_group(self, context: Any, group: Any, volumes: Any) -> tuple[Any, Any]:
+        self._require_groups()
+        with self._work("delete_group", group.id):
+            told = self._each("delete_group", volumes, "deleted", lambda v: self.remove(v.name))
+        return {"status": "deleted"}, told
+
+    def create_group_from_src(
+        self,
+        context: Any,
+        group: Any,
+        volumes: Any,
+        group_snapshot: Any = None,
+        snapshots: Any = None,
+        source_group: Any = None,
+        source_vols: Any = None,
+    ) -> tuple[Any, Any]:
+        self._require_groups()
+        sources = dict(zip((v.id for v in volumes), snapshots or source_vols, strict=True))
+        with self._work("create_group_from_src", group.id):
+            told = self._each(
+                "create_group_from_src",
+                volumes,
+                "available",
+                lambda v: self.shelf.copy(sources[v.id].name, v.name, v.size * GIB),
+            )
+        return None, told
+
+    def create_group_snapshot(self, context: Any, cut: Any, snapshots: Any) -> tuple[Any, Any]:
+        self._require_groups()
+        with self._work("create_group_snapshot", cut.id):
+            self.cut_of = (cut.group.name, [s.volume.group.name for s in snapshots])
+            told = self._each(
+                "create_group_snapshot",
+                snapshots,
+                "available",
+                lambda s: self.shelf.copy(s.volume_name, s.name, s.volume_size * GIB),
+            )
+        return {"status": "available"}, told
+
+    def delete_group_snapshot(self, context: Any, cut: Any, snapshots: Any) -> tuple[Any, Any]:
+        self._require_groups()
+        with self._work("delete_group_snapshot", cut.id):
+            told = self._each(
+                "delete_group_snapshot", snapshots, "deleted", lambda s: self.remove(s.name)
+            )
+        return {"status": "deleted"}, told
+
+    group_answers: dict[str, str] = {}
+    """By operation the status that the driver tells of the last member, which it leaves out."""
+    regrouped: tuple[list[str], list[str]] = ([], [])
+    cut_of: tuple[str, list[str]] = ("", [])
+
+    def _require_groups(self) -> None:
+        if not self.groups:
+            raise NotImplementedError
+
+    def remove(self, name: str) -> None:
+        self.shelf.remove(name)
+
+    def _each(
+        self, operation: str, members: Any, status: str, work: Callable[[Any], None]
+    ) -> list[dict[str, Any]]:
+        told = []
+        for member in members:
+            answer = status
+            if member is members[-1]:
+                answer = self.group_answers.get(operation, status)
+            if answer == status:
+                work(member)
+            told.append({"id": member.id, "status": answer})
+        return told
+
     def _found(self, existing_ref: dict[str, str]) -> int:
         size = self.shelf.names().get(existing_ref.get("source-name", ""))
         if size is None:

@@ -15,13 +15,22 @@ from typing import Any, Generic, TypeVar
 
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
+    GroupRecord,
+    GroupSnapshotRecord,
     SnapshotRecord,
     VolumeRecord,
 )
 from csi_driver.cinderlib.runtime import ovo, rows
-from csi_driver.cinderlib.runtime.directory import SNAPSHOT, VOLUME, Member, directory
+from csi_driver.cinderlib.runtime.directory import (
+    GROUP,
+    GROUP_SNAPSHOT,
+    SNAPSHOT,
+    VOLUME,
+    Member,
+    directory,
+)
 
-R = TypeVar("R", VolumeRecord, SnapshotRecord)
+R = TypeVar("R", VolumeRecord, SnapshotRecord, GroupRecord, GroupSnapshotRecord)
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,8 @@ class Part(Generic[R]):
 class Call:
     """A context manager; objects are added inside it, first the one the call is about.
 
-    The caller stores that one.  What the driver saved of the others goes to the
-    lookup when the call ends, whether it failed or not.
+    The caller stores that one, and those added as ``own``.  What the driver saved of the
+    others goes to the lookup when the call ends, whether it failed or not.
     """
 
     def __init__(self, member: Member) -> None:
@@ -52,23 +61,43 @@ class Call:
         self._parts: list[Part[Any]] = []
 
     def volume(
-        self, record: VolumeRecord, connections: Sequence[ConnectionRecord] | None = None
+        self,
+        record: VolumeRecord,
+        connections: Sequence[ConnectionRecord] | None = None,
+        *,
+        own: bool = False,
     ) -> Part[VolumeRecord]:
         """Add a volume; its connections come from the lookup unless given."""
         row = self._member.volume_row(record, connections)
         self._stack.enter_context(directory.holding(VOLUME, row))
         part = Part(record, row, rows.Row(row), ovo.volume(self.context, row))
-        self._parts.append(part)
+        if not own:
+            self._parts.append(part)
         return part
 
+    def group(self, record: GroupRecord) -> Part[GroupRecord]:
+        """Add a group, which the caller stores."""
+        row = self._member.group_row(record)
+        self._stack.enter_context(directory.holding(GROUP, row))
+        return Part(record, row, rows.Row(row), ovo.group(self.context, row))
+
+    def group_snapshot(
+        self, record: GroupSnapshotRecord, group: GroupRecord
+    ) -> Part[GroupSnapshotRecord]:
+        """Add a group snapshot, which the caller stores."""
+        row = self._member.group_snapshot_row(record, group)
+        self._stack.enter_context(directory.holding(GROUP_SNAPSHOT, row))
+        return Part(record, row, rows.Row(row), ovo.group_snapshot(self.context, row))
+
     def snapshot(
-        self, record: SnapshotRecord, volume: VolumeRecord | None = None
+        self, record: SnapshotRecord, volume: VolumeRecord | None = None, *, own: bool = False
     ) -> Part[SnapshotRecord]:
         """Add a snapshot; its volume comes from the lookup unless given."""
         row = self._member.snapshot_row(record, volume)
         self._stack.enter_context(directory.holding(SNAPSHOT, row))
         part = Part(record, row, rows.Row(row), ovo.snapshot(self.context, row))
-        self._parts.append(part)
+        if not own:
+            self._parts.append(part)
         return part
 
     def __enter__(self) -> Call:

@@ -5,8 +5,9 @@ Installed by :mod:`csi_driver.cinderlib.runtime.bootstrap`; called by drivers
 objects, whose ``save``, ``refresh``, ``get_by_id`` and lazy loads are Cinder's own
 code on top of this.  Rows come from :mod:`csi_driver.cinderlib.runtime.directory`.
 
-Every public function below and in ``database_volumes``, ``database_snapshots`` and
-``database_types`` has the name and the parameters of Cinder's function.  Any other
+Every public function below and in ``database_volumes``, ``database_snapshots``,
+``database_groups`` and ``database_types`` has the name and the parameters of Cinder's
+function.  Any other
 name is refused: the error says which driver asked for which function, and why there
 is none (``refusals``).  A test lists what the installed Cinder asks for, so that a new
 name is noticed before a user does.
@@ -22,6 +23,7 @@ from typing import Any
 from csi_driver.cinderlib.exceptions import NotProvided
 from csi_driver.cinderlib.runtime import database_common as common
 from csi_driver.cinderlib.runtime import (
+    database_groups,
     database_snapshots,
     database_types,
     database_volumes,
@@ -72,6 +74,9 @@ def get_by_id(context: Any, model: type, id: str, *_args: Any, **_kwargs: Any) -
         "VolumeAttachment": database_volumes.volume_attachment_get,
         "VolumeType": database_types.volume_type_get,
         "QualityOfServiceSpecs": database_types.qos_specs_get,
+        "Group": database_groups.group_get,
+        "GroupSnapshot": database_groups.group_snapshot_get,
+        "GroupType": database_groups.group_type_get,
     }
     getter = getters.get(model.__name__)
     if getter is None:
@@ -136,6 +141,7 @@ def _functions_of(module: str) -> dict[str, Callable[..., Any]]:
 PROVIDED: Mapping[str, Callable[..., Any]] = {
     **_functions_of(database_volumes.__name__),
     **_functions_of(database_snapshots.__name__),
+    **_functions_of(database_groups.__name__),
     **_functions_of(database_types.__name__),
     **_functions_of(__name__),
 }

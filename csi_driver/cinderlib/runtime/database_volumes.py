@@ -41,14 +41,6 @@ def volume_get_all(_context: Any, *_args: Any, filters: Any = None, **_kwargs: A
     ]
 
 
-def volume_get_all_by_group(_context: Any, _group_id: str, filters: Any = None) -> list[Row]:
-    """No volume is in a consistency group."""
-    return []
-
-
-volume_get_all_by_generic_group = volume_get_all_by_group
-
-
 def volume_update(_context: Any, volume_id: str, values: Mapping[str, Any]) -> Row:
     """Keep changed columns of a volume."""
     return common.present(

@@ -21,6 +21,8 @@ from csi_driver.cinderlib.exceptions import BackendExists, NotProvided
 from csi_driver.cinderlib.lookup import Lookup
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
+    GroupRecord,
+    GroupSnapshotRecord,
     SnapshotRecord,
     VolumeRecord,
 )
@@ -28,9 +30,12 @@ from csi_driver.cinderlib.runtime import rows
 from csi_driver.cinderlib.runtime.rows import Row
 
 Change = Callable[[Row], Mapping[str, Any]]
+Found = VolumeRecord | SnapshotRecord | GroupRecord | GroupSnapshotRecord
 
 VOLUME = "Volume"
 SNAPSHOT = "Snapshot"
+GROUP = "Group"
+GROUP_SNAPSHOT = "GroupSnapshot"
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,44 @@ class Member:
             host=self.host,
             pool="" if record.pool else self.pool(),
             owner=self.owner,
-            source_ids=self._source_ids(record),
+            source_ids={**self._source_ids(record), **self._group_id(record)},
             connections=connections,
         )
+
+    def group_row(self, record: GroupRecord) -> Row:
+        """The row of a group; its types are those of its volumes."""
+        volumes = self.lookup.volumes_of_group(record)
+        return rows.group_row(
+            record,
+            host=self.host,
+            pool=next((volume.pool for volume in volumes if volume.pool), "") or self.pool(),
+            owner=self.owner,
+            volume_type_ids=sorted({rows.type_of(volume)["id"] for volume in volumes}),
+        )
+
+    def group_snapshot_row(
+        self, record: GroupSnapshotRecord, group: GroupRecord | None = None
+    ) -> Row:
+        """The row of a group snapshot with its group's."""
+        group = group or self.lookup.group(record.group_id)
+        if group is None:
+            raise NotProvided(f"Group snapshot {record.id} has no group record {record.group_id}")
+        return rows.group_snapshot_row(record, self.group_row(group), self.owner)
 
     def snapshot_row(self, record: SnapshotRecord, volume: VolumeRecord | None = None) -> Row:
         """The row of a snapshot with its volume's."""
         volume = volume or self.lookup.volume(record.volume_id)
         if volume is None:
             raise NotProvided(f"Snapshot {record.id} has no volume record {record.volume_id}")
-        return rows.snapshot_row(record, self.volume_row(volume), volume.cinder_id, self.owner)
+        cut = record.group_snapshot_id and self.lookup.group_snapshot(record.group_snapshot_id)
+        return Row(
+            rows.snapshot_row(record, self.volume_row(volume), volume.cinder_id, self.owner),
+            group_snapshot_id=cut.cinder_id if cut else None,
+        )
+
+    def _group_id(self, record: VolumeRecord) -> dict[str, str]:
+        group = self.lookup.group(record.group_id) if record.group_id else None
+        return {"group_id": group.cinder_id} if group else {}
 
     def _source_ids(self, record: VolumeRecord) -> dict[str, str]:
         if record.source is None:
@@ -90,6 +123,7 @@ class Directory:
         # Objects that a driver made for itself (a snapshot for the time of a clone).
         self._own: dict[tuple[str, str], Row] = {}
         self._types: dict[str, Row] = {}
+        self._group_types: dict[str, Row] = {}
 
     def join(self, member: Member) -> None:
         """Make a backend's objects known.
@@ -178,14 +212,17 @@ class Directory:
         with self._lock:
             return list(self._types.values())
 
+    def group_type(self, type_id: str | None) -> Row | None:
+        """The group type with this id, if a group had it."""
+        with self._lock:
+            return self._group_types.get(type_id or "")
+
     def members(self) -> list[Member]:
         """The backends, in the order in which they joined."""
         with self._lock:
             return list(self._members.values())
 
-    def _recorded(
-        self, kind: str, cinder_id: str
-    ) -> tuple[Member, VolumeRecord | SnapshotRecord, Row] | None:
+    def _recorded(self, kind: str, cinder_id: str) -> tuple[Member, Found, Row] | None:
         """An object found by a lookup, with its backend and its row."""
         members = {member.backend: member for member in self.members()}
         for lookup in {id(member.lookup): member.lookup for member in members.values()}.values():
@@ -197,6 +234,17 @@ class Directory:
                     with self._lock:
                         self._learn_type(row)
                     return member, volume, row
+            elif kind == GROUP:
+                group = lookup.group_by_cinder_id(cinder_id)
+                if group is not None and group.backend in members:
+                    row = members[group.backend].group_row(group)
+                    with self._lock:
+                        self._learn_type(row)
+                    return members[group.backend], group, row
+            elif kind == GROUP_SNAPSHOT:
+                cut = lookup.group_snapshot_by_cinder_id(cinder_id)
+                if cut is not None and cut.backend in members:
+                    return members[cut.backend], cut, members[cut.backend].group_snapshot_row(cut)
             else:
                 snapshot = lookup.snapshot_by_cinder_id(cinder_id)
                 if snapshot is not None and snapshot.backend in members:
@@ -208,6 +256,8 @@ class Directory:
         # A type has no record: it becomes known with the first volume that has it.
         if row.volume_type is not None:
             self._types[row["volume_type_id"]] = row["volume_type"]
+        if row.group_type is not None:
+            self._group_types[row["group_type_id"]] = row["group_type"]
 
 
 directory = Directory()

@@ -54,7 +54,7 @@ def volume(context: Any, row: Row) -> Any:
     sets what differs.
     """
     global _kept  # noqa: PLW0603 - whichever thread writes it last, it is as good
-    if row["volume_attachment"] or row["volume_admin_metadata"]:
+    if row["volume_attachment"] or row["volume_admin_metadata"] or row.group_id:
         return _volume_by_cinder(context, row)
     if _kept is None:
         _kept = Row(row), _volume_by_cinder(context, row)
@@ -107,7 +107,8 @@ def _completed(context: Any, row: Row, made: Any) -> Any:
     """The volume with what Cinder's code leaves out, and with nothing to save."""
     made.volume_type.qos_specs = _qos_specs(context, row["volume_type"])
     made.volume_type.obj_reset_changes()
-    made.group = None
+    if not row.group_id:
+        made.group = None  # else Cinder's code loads it when it is read
     made.consistencygroup = None
     made.obj_reset_changes()
     return made
@@ -120,7 +121,25 @@ def snapshot(context: Any, row: Row) -> Any:
     made = objects.Snapshot._from_db_object(context, objects.Snapshot(), row, ["metadata"])
     made.volume = volume(context, row["volume"])
     made.cgsnapshot = None
-    made.group_snapshot = None
+    if not row.group_snapshot_id:
+        made.group_snapshot = None
+    made.obj_reset_changes()
+    return made
+
+
+def group(context: Any, row: Row) -> Any:
+    """A ``cinder.objects.Group``; its volumes and snapshots are loaded when they are read."""
+    from cinder import objects
+
+    return objects.Group._from_db_object(context, objects.Group(), row)
+
+
+def group_snapshot(context: Any, row: Row) -> Any:
+    """A ``cinder.objects.GroupSnapshot`` with its group."""
+    from cinder import objects
+
+    made = objects.GroupSnapshot._from_db_object(context, objects.GroupSnapshot(), row)
+    made.group = group(context, row["group"])
     made.obj_reset_changes()
     return made
 

@@ -8,14 +8,26 @@ on a name that is neither provided nor here: a new Cinder release asks for more.
 from __future__ import annotations
 
 _REASONS: dict[str, tuple[str, ...]] = {
-    "consistency groups and generic groups are not made through Cinder's tables": (
+    "there are no consistency groups of old, only generic groups": (
         "cgsnapshot_*",
         "consistencygroup_*",
-        "group_*",
-        "group_type_*",
         "snapshot_get_all_for_cgsnapshot",
-        "snapshot_get_all_for_group_snapshot",
-        "volume_type_get_all_by_group",
+    ),
+    "groups, their snapshots and types come with each call and are not administered": (
+        "group_create",
+        "group_destroy",
+        "group_get_all*",
+        "group_include_in_cluster",
+        "group_snapshot_create",
+        "group_snapshot_destroy",
+        "group_snapshot_get_all",
+        "group_snapshot_get_all_by_project",
+        "group_type_access_*",
+        "group_type_create",
+        "group_type_destroy",
+        "group_type_get_all",
+        "group_type_get_by_name",
+        "group_type_update",
     ),
     "there are no Cinder services, clusters or workers": (
         "cluster_*",

@@ -19,6 +19,8 @@ import msgspec
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Encryption,
+    GroupRecord,
+    GroupSnapshotRecord,
     Phase,
     SnapshotRecord,
     VolumeRecord,
@@ -56,6 +58,12 @@ _SNAPSHOT_STATUS = {
     Phase.MANAGING: "creating",
     Phase.ERROR_MANAGING: "error",
     Phase.UNMANAGING: "unmanaging",
+    Phase.ERROR: "error",
+}
+
+_GROUP_STATUS = {
+    Phase.CREATING: "creating",
+    Phase.DELETING: "deleting",
     Phase.ERROR: "error",
 }
 
@@ -120,8 +128,18 @@ def volume_row(
 def changed(record: VolumeRecord, row: Row) -> VolumeRecord: ...
 @overload
 def changed(record: SnapshotRecord, row: Row) -> SnapshotRecord: ...
-def changed(record: VolumeRecord | SnapshotRecord, row: Row) -> VolumeRecord | SnapshotRecord:
+@overload
+def changed(record: GroupRecord, row: Row) -> GroupRecord: ...
+@overload
+def changed(record: GroupSnapshotRecord, row: Row) -> GroupSnapshotRecord: ...
+def changed(
+    record: VolumeRecord | SnapshotRecord | GroupRecord | GroupSnapshotRecord, row: Row
+) -> VolumeRecord | SnapshotRecord | GroupRecord | GroupSnapshotRecord:
     """The record with what the driver made of its row."""
+    if isinstance(record, GroupSnapshotRecord):
+        return record
+    if isinstance(record, GroupRecord):
+        return msgspec.structs.replace(record, provider=provider_fields(row))
     if isinstance(record, SnapshotRecord):
         return msgspec.structs.replace(
             record, provider=provider_fields(row), metadata=dictionary(row["snapshot_metadata"])
@@ -160,6 +178,68 @@ def snapshot_row(
         deleted=False,
         created_at=_time(record.created_at),
         snapshot_metadata=_pairs(record.metadata),
+    )
+
+
+def group_row(
+    record: GroupRecord,
+    *,
+    host: str,
+    pool: str,
+    owner: Mapping[str, str],
+    volume_type_ids: Sequence[str],
+) -> Row:
+    """The row of a group with its group type."""
+    type_id = _type_id(json.dumps(["group", dict(record.specs)], sort_keys=True))
+    group_type = Row(
+        id=type_id,
+        name=f"group-type-{type_id}",
+        description=None,
+        is_public=True,
+        projects=[],
+        group_specs=dict(record.specs),
+        created_at=None,
+        updated_at=None,
+        deleted_at=None,
+        deleted=False,
+    )
+    return Row(
+        **owner,
+        id=record.cinder_id,
+        cluster_name=None,
+        host=f"{host}#{pool}" if pool else host,
+        availability_zone=None,
+        name=record.name,
+        description=record.description,
+        group_type_id=type_id,
+        group_type=group_type,
+        volume_type_ids=list(volume_type_ids),
+        status=_GROUP_STATUS.get(record.phase, "available"),
+        group_snapshot_id=None,
+        source_group_id=None,
+        replication_status=record.provider.get("replication_status"),
+        created_at=_time(record.created_at),
+        updated_at=None,
+        deleted_at=None,
+        deleted=False,
+    )
+
+
+def group_snapshot_row(record: GroupSnapshotRecord, group: Row, owner: Mapping[str, str]) -> Row:
+    """The row of a group snapshot."""
+    return Row(
+        **owner,
+        id=record.cinder_id,
+        group_id=group["id"],
+        group=group,
+        group_type_id=group["group_type_id"],
+        name=record.name,
+        description=record.description,
+        status=_GROUP_STATUS.get(record.phase, "available"),
+        created_at=_time(record.created_at),
+        updated_at=None,
+        deleted_at=None,
+        deleted=False,
     )
 
 
