@@ -54,13 +54,14 @@ class RBDCorrections(RBDDriver):  # type: ignore[misc]
 
     # -- set-up ------------------------------------------------------------------
 
-    def check_for_setup_error(self) -> None:
-        """Say what has no meaning here, beside the driver's own checks."""
-        super().check_for_setup_error()
+    def _start_periodic_tasks(self) -> None:
+        """Start none: the one there is purges a trash that nothing is put into here.
+
+        Its thread would also keep the process from ending.
+        """
         if self.configuration.enable_deferred_deletion:
             LOG.warning(
-                "Backend %r: enable_deferred_deletion only purges what others put into the"
-                " trash; volumes are removed at once",
+                "Backend %r: enable_deferred_deletion has no effect: volumes are removed at once",
                 self._backend_name,
             )
 

@@ -83,11 +83,13 @@ def test_a_copy_of_a_copy_outlives_the_others(
 
 def test_a_clone_may_be_a_full_copy(make: Callable[..., cinderlib.Backend], pool: Pool) -> None:
     backend = make(rbd_max_clone_depth=0)
-    volume = backend.create_volume(1)
+    volume = backend.create_volume(1, multiattach=True)
     pool.write(volume.name_in_storage, FIRST)
     clone = volume.clone(size=2)
 
     assert pool.snapshots(volume.name_in_storage) == set()
+    with pool.image(clone.name_in_storage) as image:
+        assert not image.features() & pool.rbd.RBD_FEATURE_EXCLUSIVE_LOCK
     volume.delete()
     assert pool.images() == {clone.name_in_storage}
     assert pool.read(clone.name_in_storage, 6000) == FIRST
@@ -173,6 +175,18 @@ def test_images_of_others_can_be_listed_and_taken_over(
         pool.rbd.RBD().remove(pool.ioctx, name)
     clone.delete()
     volume.delete()
+
+
+def test_deferred_deletion_is_named_as_without_effect(
+    make: Callable[..., cinderlib.Backend], pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = make(enable_deferred_deletion=True)
+    assert "enable_deferred_deletion has no effect" in caplog.text
+    volume = backend.create_volume(1)
+    clone = volume.clone()
+    for one in (volume, clone):
+        one.delete()
+    assert pool.left() == set()
 
 
 def test_an_unknown_user_is_refused_with_what_the_cluster_said(

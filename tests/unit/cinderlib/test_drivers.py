@@ -231,7 +231,7 @@ def test_what_is_corrected_in_rbd_is_still_called_by_cinder_s_driver(runtime: An
         "_get_mon_addrs",
         "_resize",
         "_set_keyring_attributes",
-        "check_for_setup_error",
+        "_start_periodic_tasks",
         "create_cloned_volume",
         "create_snapshot",
         "create_volume",
