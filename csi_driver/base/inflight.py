@@ -1,6 +1,6 @@
 """Calls in flight: equal calls join, different calls on a busy object are refused.
 
-Used by ``controller`` (work on a backend's pool) and ``node`` (work on a volume).
+Used by ``controller`` (work on a backend) and ``node`` (work on a volume).
 CSI allows the same call to arrive twice at once and asks for ABORTED while
 another operation is pending on an object.  One table holds, for each object key,
 the running call: an equal one gets the same future, so the work is done once and

@@ -1,22 +1,22 @@
 """The serving process: starts the server, puts the parts together, drains at SIGTERM.
 
 The socket answers Identity from the first moment, with ``ready=false``; the parts
-of the role are made on a thread beside it (importing Cinder takes a second), and
-then the gate opens.  A node process imports neither Cinder nor the controller.
+of the role are made beside it (importing Cinder takes a second), and then the gate
+opens.  A node process imports neither Cinder nor the controller.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from csi_driver.base import sealing
-from csi_driver.base.errors import CinderCSIError, StateDirectoryError
+from csi_driver.base.errors import StateDirectoryError
 from csi_driver.config import Settings
 from csi_driver.rpc.handlers import Gate, Readiness
 from csi_driver.rpc.identity import Identity
@@ -48,7 +48,7 @@ class Parts:
             self.node = Node(gate)
 
     def make(self) -> None:
-        """Make the services of the role; slow, so not on the event loop.
+        """Make the services of the role; slow.
 
         The node comes first: it registers, and the controller finds it.
 
@@ -86,7 +86,31 @@ class Parts:
             close()
 
 
-async def serve(settings: Settings) -> int:
+class StopSignals:
+    """SIGTERM and SIGINT, from now on; for the main thread.
+
+    The waiting is on a socket: a thread that waits for a lock does not notice a signal
+    that comes just before it begins to, or that the kernel gives to another thread.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._woken, self._waking = socket.socketpair()
+        self._waking.setblocking(False)
+        signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def wait(self) -> None:
+        """Wait until one has come."""
+        while not self.came:
+            self._woken.recv(1)
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+
+
+def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code.
 
     :raises CinderCSIError: the process cannot serve with these settings.
@@ -96,20 +120,17 @@ async def serve(settings: Settings) -> int:
     gate = Gate()
     parts = Parts(settings, gate)
     server = Server(path, gate, Identity(settings.driver_name, gate), parts.controller, parts.node)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    await server.start()
+    stop = StopSignals()
+    server.start()
     try:
-        await asyncio.to_thread(_make, parts)
-        if not stopping.is_set():
+        _make(parts)
+        if not stop.came:
             gate.state = Readiness.READY
             LOG.info("Ready: role %s, node id %s", settings.role, settings.node_id)
-        await stopping.wait()
-        finished = await _drain(settings, server, parts)
+        stop.wait()
+        finished = _drain(settings, server, parts)
     finally:
-        await server.stop()
+        server.stop()
     if not finished:
         # A backend call hangs.  It is recorded, and the next process takes it up;
         # a normal exit would wait for its thread for ever.
@@ -134,10 +155,10 @@ def _make(parts: Parts) -> None:
         gc.enable()
 
 
-async def _drain(settings: Settings, server: Server, parts: Parts) -> bool:
+def _drain(settings: Settings, server: Server, parts: Parts) -> bool:
     LOG.info("Draining: new calls are refused, running work has %g s", settings.drain_seconds)
-    calls = await server.drain(settings.drain_seconds)
-    work = await asyncio.to_thread(parts.drain, settings.drain_seconds if calls else 0.0)
+    calls = server.drain(settings.drain_seconds)
+    work = parts.drain(settings.drain_seconds if calls else 0.0)
     for sentence in parts.running():
         LOG.warning("Left to the next process, as recorded: %s", sentence)
     LOG.info("Drained" if work else "Stopping with work left")
@@ -169,8 +190,6 @@ def run(settings: Settings) -> int:
     :raises CinderCSIError: the process cannot serve with these settings.
     """
     try:
-        return asyncio.run(serve(settings))
-    except CinderCSIError:
-        raise
+        return serve(settings)
     except KeyboardInterrupt:
         return 130

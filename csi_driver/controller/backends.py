@@ -1,18 +1,17 @@
-"""The backends of a controller: each with its manager and its own bounded pools of threads.
+"""The backends of a controller: each with its manager and a bounded number of calls at a time.
 
-A slow backend fills only its own pools.  Attach and detach have pools apart, so
-that a burst of detaches does not delay an attach.  Threads start when they are
-needed; a pool that was never used costs nothing.
+A slow backend takes up only its own turns.  Attach and detach have turns apart, so
+that a burst of detaches does not delay an attach.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from csi_driver.base.errors import CinderCSIError, ConfigurationError, InvalidRequest
+from csi_driver.base.turns import Turns
 from csi_driver.base.values import Topology
 from csi_driver.cinderlib.failures import Failure, FailureKind, classify
 from csi_driver.cinderlib.manager import BackendStats, VolumeManager
@@ -32,7 +31,7 @@ STATS_SECONDS = 30.0
 
 
 class ControllerBackend:
-    """One backend: its manager, its pools, what is known of its reach.
+    """One backend: its manager, its turns, what is known of its reach.
 
     :param topology_key: the topology key whose value is a node's own segment.
     """
@@ -51,9 +50,9 @@ class ControllerBackend:
         self._clock = clock
         self._stats: tuple[float, BackendStats] | None = None
         self._changed = False
-        self.work = ThreadPoolExecutor(WORK_THREADS, f"{self.name}-work")
-        self.attach = ThreadPoolExecutor(ATTACH_THREADS, f"{self.name}-attach")
-        self.detach = ThreadPoolExecutor(DETACH_THREADS, f"{self.name}-detach")
+        self.work = Turns(WORK_THREADS, f"{self.name}-work")
+        self.attach = Turns(ATTACH_THREADS, f"{self.name}-attach")
+        self.detach = Turns(DETACH_THREADS, f"{self.name}-detach")
 
     def stats(self) -> BackendStats:
         """The backend's statistics, at most :data:`STATS_SECONDS` old.
@@ -114,9 +113,9 @@ class ControllerBackend:
         return tuple(Topology(segments=dict(items)) for items in sorted(unique))
 
     def close(self) -> None:
-        """Let the pools end; work that runs is not waited for."""
-        for pool in (self.work, self.attach, self.detach):
-            pool.shutdown(wait=False, cancel_futures=True)
+        """Let the threads end; work that runs is not waited for."""
+        for turns in (self.work, self.attach, self.detach):
+            turns.shutdown(wait=False, cancel_futures=True)
 
 
 class Backends:

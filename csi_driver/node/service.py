@@ -1,8 +1,8 @@
 """The node room's front: every call of the CSI Node service, typed and synchronous.
 
-``rpc`` calls it from its handler threads.  One call at a time works on a volume:
+``rpc`` calls it on the threads of its RPCs.  One call at a time works on a volume:
 an equal call joins it and gets its answer, another one is refused with what runs.
-The work is done on a pool of its own, so it outlives the RPC that began it.
+The work outlives the RPC that began it; so many volumes at most are worked on at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +18,7 @@ from csi_driver import __version__
 from csi_driver.attach.attacher import Attacher
 from csi_driver.base.inflight import InFlight
 from csi_driver.base.sealing import KeyRing
+from csi_driver.base.turns import Turns, lending, outcome
 from csi_driver.base.values import NodeRegistration
 from csi_driver.node.expand import expand
 from csi_driver.node.operations import Progress
@@ -70,7 +70,7 @@ class NodeService:
         state = NodeState(settings.state_dir / "volumes")
         self._parts = Parts(settings, state, ledger, keys, attacher)
         self._in_flight = InFlight(clock)
-        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="node")
+        self._turns = Turns(settings.workers, "node")
 
     def stage(self, request: StageRequest) -> None:
         """CSI NodeStageVolume; see :func:`csi_driver.node.stage.stage`."""
@@ -152,7 +152,7 @@ class NodeService:
         :param timeout: seconds; None waits for ever.  Mounts stay: Pods use them.
         """
         drained = self._in_flight.close(timeout)
-        self._pool.shutdown(wait=False)
+        self._turns.shutdown(wait=False)
         return drained
 
     def running(self) -> list[str]:
@@ -167,14 +167,15 @@ class NodeService:
         arguments: object,
         work: Callable[[Progress], T],
     ) -> T:
-        future = self._in_flight.start(
-            volume_id,
-            kind,
-            _fingerprint(arguments),
-            lambda call: work(Progress(operation, call.at)),
-            self._pool,
-        )
-        return future.result()
+        with lending():
+            future = self._in_flight.start(
+                volume_id,
+                kind,
+                _fingerprint(arguments),
+                lambda call: work(Progress(operation, call.at)),
+                self._turns,
+            )
+        return outcome(future)
 
 
 def _fingerprint(arguments: object) -> bytes:

@@ -1,20 +1,20 @@
 """The CSI Controller service: messages in, typed calls on the controller, messages out.
 
-Planning (a few reads of the store) runs on a small pool of threads, so that the
-event loop never waits for a store.  The work runs on the backends' pools; a
-caller that gives up leaves it running, and the retry joins it.
+The thread of the RPC plans (a few reads of the store) and does the work, if the backend
+has a turn for it at once; else it waits for a thread of the backend.  A caller that gives
+up leaves the work running, and the retry joins it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import Int64Value
 
+from csi_driver.base.turns import lending, outcome
 from csi_driver.base.values import GIB, Topology
 from csi_driver.cinderlib.persistence.records import SnapshotRecord
 from csi_driver.controller.service import ControllerService
@@ -45,8 +45,6 @@ CAPABILITIES = (
     _RPC.GET_SNAPSHOT,
 )
 
-_PLANNING_THREADS = 8
-
 
 class Controller(csi_pb2_grpc.ControllerServicer):
     """CSI Controller.
@@ -58,25 +56,9 @@ class Controller(csi_pb2_grpc.ControllerServicer):
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
-        self._planning = ThreadPoolExecutor(_PLANNING_THREADS, "planning")
-
-    async def _plan(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._planning, call, *arguments)
-
-    async def _work(self, start: Callable[..., Future[T]], *arguments: Any) -> T:
-        """Plan, and wait for the work that was started.
-
-        The event loop is woken once, when the work is done: another time for the plan
-        would be a tenth of what a call costs.
-        """
-        done: Future[T] = Future()
-        # A caller that gives up cancels its own waiting, not what others may join.
-        done.set_running_or_notify_cancel()
-        self._planning.submit(_start, done, start, arguments)
-        return await asyncio.wrap_future(done)
 
     @rpc(effect=False, always=True)
-    async def ControllerGetCapabilities(self, request: Any) -> Any:
+    def ControllerGetCapabilities(self, request: Any) -> Any:
         """CSI ControllerGetCapabilities."""
         return pb.ControllerGetCapabilitiesResponse(
             capabilities=[
@@ -85,43 +67,47 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         )
 
     @rpc(effect=True)
-    async def CreateVolume(self, request: Any) -> Any:
+    def CreateVolume(self, request: Any) -> Any:
         """CSI CreateVolume."""
         wish = requests.create_volume(request)
-        made = await self._work(self.service.volumes.create, wish)
+        made = _do(self.service.volumes.create, wish)
         return pb.CreateVolumeResponse(volume=_volume(made))
 
     @rpc(effect=True)
-    async def DeleteVolume(self, request: Any) -> Any:
+    def DeleteVolume(self, request: Any) -> Any:
         """CSI DeleteVolume."""
         volume_id = fields.required(request.volume_id, "volume_id")
-        await self._work(self.service.volumes.delete, volume_id)
+        _do(self.service.volumes.delete, volume_id)
         return pb.DeleteVolumeResponse()
 
     @rpc(effect=True)
-    async def ControllerPublishVolume(self, request: Any) -> Any:
+    def ControllerPublishVolume(self, request: Any) -> Any:
         """CSI ControllerPublishVolume."""
         wish = requests.publish_volume(request)
-        sealed = await self._work(self.service.attachments.publish, wish)
+        sealed = _do(self.service.attachments.publish, wish)
         return pb.ControllerPublishVolumeResponse(publish_context=sealed)
 
     @rpc(effect=True)
-    async def ControllerUnpublishVolume(self, request: Any) -> Any:
+    def ControllerUnpublishVolume(self, request: Any) -> Any:
         """CSI ControllerUnpublishVolume."""
         volume_id = fields.required(request.volume_id, "volume_id")
-        futures = await self._plan(self.service.attachments.unpublish, volume_id, request.node_id)
-        await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        unpublish = self.service.attachments.unpublish
+        if request.node_id:
+            with lending():
+                started = unpublish(volume_id, request.node_id)
+        else:
+            # Not on this thread, one after the other: a node that hangs would hold up the rest.
+            started = unpublish(volume_id, "")
+        for future in started:
+            outcome(future)
         return pb.ControllerUnpublishVolumeResponse()
 
     @rpc(effect=False)
-    async def ValidateVolumeCapabilities(self, request: Any) -> Any:
+    def ValidateVolumeCapabilities(self, request: Any) -> Any:
         """CSI ValidateVolumeCapabilities."""
         volume_id = fields.required(request.volume_id, "volume_id")
         wanted = tuple(fields.capability(message) for message in request.volume_capabilities)
-        future = await self._plan(
-            self.service.listing.unsupported, volume_id, wanted, dict(request.parameters)
-        )
-        reason = await asyncio.wrap_future(future)
+        reason = _do(self.service.listing.unsupported, volume_id, wanted, dict(request.parameters))
         if reason:
             return pb.ValidateVolumeCapabilitiesResponse(message=reason)
         return pb.ValidateVolumeCapabilitiesResponse(
@@ -133,11 +119,9 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         )
 
     @rpc(effect=False)
-    async def ListVolumes(self, request: Any) -> Any:
+    def ListVolumes(self, request: Any) -> Any:
         """CSI ListVolumes."""
-        page = await self._plan(
-            self.service.listing.volumes, request.max_entries, request.starting_token
-        )
+        page = self.service.listing.volumes(request.max_entries, request.starting_token)
         status = pb.ListVolumesResponse.VolumeStatus
         return pb.ListVolumesResponse(
             entries=[
@@ -150,26 +134,23 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         )
 
     @rpc(effect=False)
-    async def ControllerGetVolume(self, request: Any) -> Any:
+    def ControllerGetVolume(self, request: Any) -> Any:
         """CSI ControllerGetVolume."""
         volume_id = fields.required(request.volume_id, "volume_id")
-        found = await self._plan(self.service.listing.volume, volume_id)
+        found = self.service.listing.volume(volume_id)
         status = pb.ControllerGetVolumeResponse.VolumeStatus
         return pb.ControllerGetVolumeResponse(
             volume=_volume(found), status=status(published_node_ids=found.published_to)
         )
 
     @rpc(effect=False)
-    async def GetCapacity(self, request: Any) -> Any:
+    def GetCapacity(self, request: Any) -> Any:
         """CSI GetCapacity."""
         wanted = tuple(fields.capability(message) for message in request.volume_capabilities)
         topology = None
         if request.HasField("accessible_topology"):
             topology = Topology(segments=dict(request.accessible_topology.segments))
-        future = await self._plan(
-            self.service.listing.capacity, dict(request.parameters), wanted, topology
-        )
-        found = await asyncio.wrap_future(future)
+        found = _do(self.service.listing.capacity, dict(request.parameters), wanted, topology)
         response = pb.GetCapacityResponse(
             available_capacity=found.available_bytes, minimum_volume_size=Int64Value(value=GIB)
         )
@@ -178,31 +159,30 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         return response
 
     @rpc(effect=True)
-    async def CreateSnapshot(self, request: Any) -> Any:
+    def CreateSnapshot(self, request: Any) -> Any:
         """CSI CreateSnapshot."""
         wish = requests.create_snapshot(request)
-        made = await self._work(self.service.snapshots.create, wish)
+        made = _do(self.service.snapshots.create, wish)
         return pb.CreateSnapshotResponse(snapshot=_snapshot(made))
 
     @rpc(effect=True)
-    async def DeleteSnapshot(self, request: Any) -> Any:
+    def DeleteSnapshot(self, request: Any) -> Any:
         """CSI DeleteSnapshot."""
         snapshot_id = fields.required(request.snapshot_id, "snapshot_id")
-        await self._work(self.service.snapshots.delete, snapshot_id)
+        _do(self.service.snapshots.delete, snapshot_id)
         return pb.DeleteSnapshotResponse()
 
     @rpc(effect=False)
-    async def GetSnapshot(self, request: Any) -> Any:
+    def GetSnapshot(self, request: Any) -> Any:
         """CSI GetSnapshot."""
         snapshot_id = fields.required(request.snapshot_id, "snapshot_id")
-        found = await self._plan(self.service.listing.snapshot, snapshot_id)
+        found = self.service.listing.snapshot(snapshot_id)
         return pb.GetSnapshotResponse(snapshot=_snapshot(found))
 
     @rpc(effect=False)
-    async def ListSnapshots(self, request: Any) -> Any:
+    def ListSnapshots(self, request: Any) -> Any:
         """CSI ListSnapshots."""
-        page = await self._plan(
-            self.service.listing.snapshots,
+        page = self.service.listing.snapshots(
             request.max_entries,
             request.starting_token,
             request.source_volume_id,
@@ -217,27 +197,18 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         )
 
     @rpc(effect=True)
-    async def ControllerExpandVolume(self, request: Any) -> Any:
+    def ControllerExpandVolume(self, request: Any) -> Any:
         """CSI ControllerExpandVolume; the node always has to see the new size too."""
         wish = requests.expand_volume(request)
-        size = await self._work(self.service.volumes.expand, wish)
+        size = _do(self.service.volumes.expand, wish)
         return pb.ControllerExpandVolumeResponse(capacity_bytes=size, node_expansion_required=True)
 
 
-def _start(done: Future[T], start: Callable[..., Future[T]], arguments: tuple[Any, ...]) -> None:
-    """Start work; ``done`` ends as it ends, or as its start failed."""
-    try:
-        start(*arguments).add_done_callback(lambda work: _hand_over(work, done))
-    except BaseException as error:  # whoever waits must learn it
-        done.set_exception(error)
-
-
-def _hand_over(work: Future[T], done: Future[T]) -> None:
-    error = work.exception()
-    if error is None:
-        done.set_result(work.result())
-    else:
-        done.set_exception(error)
+def _do(start: Callable[..., Future[T]], *arguments: Any) -> T:
+    """Start work, on this thread if it can, and wait for it."""
+    with lending():
+        future = start(*arguments)
+    return outcome(future)
 
 
 def _volume(found: VolumeAnswer) -> pb.Volume:

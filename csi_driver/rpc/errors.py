@@ -46,6 +46,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _BASE + "ShuttingDown": Code.UNAVAILABLE,
     "csi_driver.base.publish_context.PublishContextTooLarge": Code.FAILED_PRECONDITION,
     "csi_driver.rpc.handlers.NotReady": Code.UNAVAILABLE,
+    "csi_driver.rpc.handlers.TooManyCalls": Code.UNAVAILABLE,
     # record stores
     _STORE + "RecordConflict": Code.ABORTED,
     _STORE + "RecordExists": Code.ABORTED,

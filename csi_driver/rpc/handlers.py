@@ -7,20 +7,20 @@ fields that identify the object: secrets have no way into a log.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import itertools
 import logging
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
-import grpc.aio
 
 from csi_driver.base.errors import CinderCSIError, ShuttingDown
 from csi_driver.base.masking import SECRETS
+from csi_driver.base.turns import CallerGone, on_behalf_of
 from csi_driver.rpc.errors import status_of
 
 LOG = logging.getLogger("csi_driver.rpc")
@@ -46,6 +46,20 @@ class NotReady(CinderCSIError):
     advice = "Retry; Probe answers ready when it can"
 
 
+class TooManyCalls(CinderCSIError):
+    """As many calls wait as the process has threads for."""
+
+    advice = "Retry; see in the log which backend does not answer"
+
+
+MOST_CALLS = 480
+"""Calls that may run or wait at a time.
+
+All sidecars of Kubernetes together make some 150 at most.  Identity and the questions for
+capabilities are not counted: there are more threads than this.
+"""
+
+
 class Readiness(Enum):
     """What the process can serve now."""
 
@@ -55,36 +69,47 @@ class Readiness(Enum):
 
 
 class Gate:
-    """Whether calls may start, and how many run.  Used on the event loop's thread only."""
+    """Whether calls may start, and how many run.
+
+    ``_lock`` protects ``_running``; its waiters wait for none to run.
+    """
 
     def __init__(self) -> None:
         self.state = Readiness.STARTING
+        self._lock = threading.Condition()
         self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     def enter(self, method: str) -> None:
         """Count a call in.
 
         :raises NotReady: the process is starting.
         :raises ShuttingDown: the process is draining.
+        :raises TooManyCalls: :data:`MOST_CALLS` run.
         """
+        with self._lock:
+            self._refuse(method)
+            self._running += 1
+
+    def _refuse(self, method: str) -> None:
         if self.state is Readiness.STARTING:
             raise NotReady(f"{method} is not served yet: the process is starting")
         if self.state is Readiness.DRAINING:
             raise ShuttingDown(f"{method} was not started: the process is draining")
-        self._running += 1
-        self._idle.clear()
+        if self._running >= MOST_CALLS:
+            raise TooManyCalls(f"{method} was not started: {MOST_CALLS} calls run or wait")
 
     def leave(self) -> None:
         """Count a call out."""
-        self._running -= 1
-        if not self._running:
-            self._idle.set()
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._lock.notify_all()
 
-    async def idle(self) -> None:
-        """Wait until no call runs."""
-        await self._idle.wait()
+    def drain(self, seconds: float) -> bool:
+        """Let no call in any more and wait for those inside; False when some still run."""
+        with self._lock:
+            self.state = Readiness.DRAINING
+            return self._lock.wait_for(lambda: not self._running, seconds)
 
 
 class Servicer(Protocol):
@@ -93,12 +118,12 @@ class Servicer(Protocol):
     gate: Gate
 
 
-Method = Callable[[Any, Any], Awaitable[Any]]
-Handler = Callable[[Any, Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Any]]
+Method = Callable[[Any, Any], Any]
+Handler = Callable[[Any, Any, grpc.ServicerContext], Any]
 
 
 def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
-    """Make a gRPC handler of ``async def Method(self, request) -> response``.
+    """Make a gRPC handler of ``def Method(self, request) -> response``.
 
     :param effect: whether the call changes something; then an unforeseen exception
         answers with a code that callers retry, since something may have been done.
@@ -107,36 +132,24 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
 
     def wrap(method: Method) -> Handler:
         @functools.wraps(method)
-        async def handler(
-            self: Servicer, request: Any, context: grpc.aio.ServicerContext[Any, Any]
-        ) -> Any:
-            number = next(_REQUEST_NUMBERS)
-            started = time.perf_counter()
-            entered = False
+        def handler(self: Servicer, request: Any, context: grpc.ServicerContext) -> Any:
+            call = _Call(method.__name__, request)
             if "secrets" in request.DESCRIPTOR.fields_by_name:
                 SECRETS.learn(*request.secrets.values())
+            entered = False
             try:
                 if not always:
-                    self.gate.enter(method.__name__)
+                    self.gate.enter(call.method)
                     entered = True
-                response = await method(self, request)
-            except asyncio.CancelledError:
-                _log(number, method.__name__, request, started, "caller gave up; work goes on")
-                raise
+                with on_behalf_of(context.add_callback):
+                    response = method(self, request)
+            except CallerGone:
+                call.log("caller gave up; work goes on")
+                context.abort(grpc.StatusCode.CANCELLED, "The caller gave up")
             except Exception as error:  # the one place where exceptions become codes
-                status = status_of(error, effect=effect, reference=f"request {number}")
-                if status.unexpected:
-                    LOG.exception("#%d %s failed unexpectedly", number, method.__name__)
-                _log(
-                    number,
-                    method.__name__,
-                    request,
-                    started,
-                    f"{status.code.name}: {status.message}",
-                )
-                await context.abort(status.code, status.message)
+                call.fail(error, context, effect=effect)
             else:
-                _log(number, method.__name__, request, started, "OK")
+                call.log("OK" if context.is_active() else "OK, after the caller gave up")
                 return response
             finally:
                 if entered:
@@ -147,14 +160,34 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
     return wrap
 
 
-def _log(number: int, method: str, request: Any, started: float, outcome: str) -> None:
-    if not LOG.isEnabledFor(logging.INFO):
-        return
-    known = request.DESCRIPTOR.fields_by_name
-    named = [
-        f"{field}={getattr(request, field)!r}"
-        for field in _IDENTIFYING
-        if field in known and getattr(request, field)
-    ]
-    took = (time.perf_counter() - started) * 1000
-    LOG.info("#%d %s %s %.1f ms %s", number, method, " ".join(named), took, outcome)
+class _Call:
+    """One call as the log tells of it."""
+
+    def __init__(self, method: str, request: Any) -> None:
+        self.method = method
+        self._request = request
+        self._number = next(_REQUEST_NUMBERS)
+        self._started = time.perf_counter()
+
+    def fail(self, error: Exception, context: grpc.ServicerContext, *, effect: bool) -> NoReturn:
+        """Log the error and answer with its code."""
+        status = status_of(error, effect=effect, reference=f"request {self._number}")
+        if status.unexpected:
+            LOG.exception("#%d %s failed unexpectedly", self._number, self.method)
+        self.log(f"{status.code.name}: {status.message}")
+        context.abort(status.code, status.message)
+        raise AssertionError("abort() does not return")
+
+    def log(self, outcome: str) -> None:
+        """One line with the fields that name the object."""
+        if not LOG.isEnabledFor(logging.INFO):
+            return
+        request = self._request
+        known = request.DESCRIPTOR.fields_by_name
+        named = [
+            f"{field}={getattr(request, field)!r}"
+            for field in _IDENTIFYING
+            if field in known and getattr(request, field)
+        ]
+        took = (time.perf_counter() - self._started) * 1000
+        LOG.info("#%d %s %s %.1f ms %s", self._number, self.method, " ".join(named), took, outcome)

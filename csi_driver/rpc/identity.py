@@ -40,14 +40,14 @@ class Identity(csi_pb2_grpc.IdentityServicer):
         self._capabilities = _plugin_capabilities()
         self._gate = gate
 
-    async def GetPluginInfo(self, request: Any, context: Any) -> Any:
+    def GetPluginInfo(self, request: Any, context: Any) -> Any:
         """CSI GetPluginInfo."""
         return self._info
 
-    async def GetPluginCapabilities(self, request: Any, context: Any) -> Any:
+    def GetPluginCapabilities(self, request: Any, context: Any) -> Any:
         """CSI GetPluginCapabilities."""
         return self._capabilities
 
-    async def Probe(self, request: Any, context: Any) -> Any:
+    def Probe(self, request: Any, context: Any) -> Any:
         """CSI Probe: ready when calls are served; ``false`` at start and while draining."""
         return pb.ProbeResponse(ready=BoolValue(value=self._gate.state is Readiness.READY))

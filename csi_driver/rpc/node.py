@@ -1,15 +1,11 @@
 """The CSI Node service: messages in, calls on the node room, messages out.
 
-The node room works synchronously with real devices, so its calls run on a pool of
-threads of their own.
+The node room works synchronously with real devices, on the threads of the RPCs.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from csi_driver.node.service import NodeService
 from csi_driver.rpc import fields
@@ -17,8 +13,6 @@ from csi_driver.rpc import node_requests as requests
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc._generated import csi_pb2_grpc
 from csi_driver.rpc.handlers import Gate, rpc
-
-T = TypeVar("T")
 
 _RPC = pb.NodeServiceCapability.RPC
 
@@ -28,8 +22,6 @@ CAPABILITIES = (
     _RPC.EXPAND_VOLUME,
     _RPC.SINGLE_NODE_MULTI_WRITER,
 )
-
-_THREADS = 16
 
 
 class Node(csi_pb2_grpc.NodeServicer):
@@ -42,20 +34,16 @@ class Node(csi_pb2_grpc.NodeServicer):
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
-        self._pool = ThreadPoolExecutor(_THREADS, "node")
-
-    async def _call(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
 
     @rpc(effect=False, always=True)
-    async def NodeGetCapabilities(self, request: Any) -> Any:
+    def NodeGetCapabilities(self, request: Any) -> Any:
         """CSI NodeGetCapabilities."""
         return pb.NodeGetCapabilitiesResponse(
             capabilities=[pb.NodeServiceCapability(rpc=_RPC(type=kind)) for kind in CAPABILITIES]
         )
 
     @rpc(effect=False)
-    async def NodeGetInfo(self, request: Any) -> Any:
+    def NodeGetInfo(self, request: Any) -> Any:
         """CSI NodeGetInfo."""
         info = self.service.info()
         return pb.NodeGetInfoResponse(
@@ -65,39 +53,39 @@ class Node(csi_pb2_grpc.NodeServicer):
         )
 
     @rpc(effect=True)
-    async def NodeStageVolume(self, request: Any) -> Any:
+    def NodeStageVolume(self, request: Any) -> Any:
         """CSI NodeStageVolume."""
-        await self._call(self.service.stage, requests.stage(request))
+        self.service.stage(requests.stage(request))
         return pb.NodeStageVolumeResponse()
 
     @rpc(effect=True)
-    async def NodeUnstageVolume(self, request: Any) -> Any:
+    def NodeUnstageVolume(self, request: Any) -> Any:
         """CSI NodeUnstageVolume."""
         volume_id = fields.required(request.volume_id, "volume_id")
         staging = fields.path(request.staging_target_path, "staging_target_path")
-        await self._call(self.service.unstage, volume_id, staging)
+        self.service.unstage(volume_id, staging)
         return pb.NodeUnstageVolumeResponse()
 
     @rpc(effect=True)
-    async def NodePublishVolume(self, request: Any) -> Any:
+    def NodePublishVolume(self, request: Any) -> Any:
         """CSI NodePublishVolume."""
-        await self._call(self.service.publish, requests.publish(request))
+        self.service.publish(requests.publish(request))
         return pb.NodePublishVolumeResponse()
 
     @rpc(effect=True)
-    async def NodeUnpublishVolume(self, request: Any) -> Any:
+    def NodeUnpublishVolume(self, request: Any) -> Any:
         """CSI NodeUnpublishVolume."""
         volume_id = fields.required(request.volume_id, "volume_id")
         target = fields.path(request.target_path, "target_path")
-        await self._call(self.service.unpublish, volume_id, target)
+        self.service.unpublish(volume_id, target)
         return pb.NodeUnpublishVolumeResponse()
 
     @rpc(effect=False)
-    async def NodeGetVolumeStats(self, request: Any) -> Any:
+    def NodeGetVolumeStats(self, request: Any) -> Any:
         """CSI NodeGetVolumeStats."""
         volume_id = fields.required(request.volume_id, "volume_id")
         path = fields.required(request.volume_path, "volume_path")
-        usage = await self._call(self.service.stats, volume_id, path, request.staging_target_path)
+        usage = self.service.stats(volume_id, path, request.staging_target_path)
         return pb.NodeGetVolumeStatsResponse(
             usage=[
                 pb.VolumeUsage(
@@ -111,7 +99,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         )
 
     @rpc(effect=True)
-    async def NodeExpandVolume(self, request: Any) -> Any:
+    def NodeExpandVolume(self, request: Any) -> Any:
         """CSI NodeExpandVolume."""
-        size = await self._call(self.service.expand, requests.node_expand(request))
+        size = self.service.expand(requests.node_expand(request))
         return pb.NodeExpandVolumeResponse(capacity_bytes=size)

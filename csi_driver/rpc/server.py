@@ -1,26 +1,28 @@
 """The gRPC server on its unix socket: start, serve, drain, stop.
 
-One event loop carries every call; it never waits for a backend, a store or a
-device, so Identity answers whatever else is going on.  The socket is there from
-the first moment (sidecars give up after 30 s without it) and goes last.
+Each call has a thread, made when none is idle, and there are more of them than calls may
+wait (:data:`~csi_driver.rpc.handlers.MOST_CALLS`): so Identity answers whatever else is
+going on.  An event loop instead would have to hand every other call to a thread and back,
+which costs more than gRPC itself.  The socket is there from the first moment (sidecars give
+up after 30 s without it) and goes last.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc.aio
+import grpc
 
 from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.rpc._generated import csi_pb2_grpc
-from csi_driver.rpc.handlers import Gate, Readiness
+from csi_driver.rpc.handlers import MOST_CALLS, Gate
 from csi_driver.rpc.identity import Identity
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ LOG = logging.getLogger("csi_driver.rpc")
 
 _PATH_BYTES = 107
 """Longest path of a unix socket (sockaddr_un.sun_path without its NUL)."""
+
+_THREADS = MOST_CALLS + 32
+"""Threads at most: one for each call, and some for calls that never wait."""
+
+_STOP_SECONDS = 0.5
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -114,14 +121,14 @@ class Server:
     ) -> None:
         self._path = path
         self._gate = gate
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.server(ThreadPoolExecutor(_THREADS, "rpc"), options=_OPTIONS)
         csi_pb2_grpc.add_IdentityServicer_to_server(identity, self._server)
         if controller is not None:
             csi_pb2_grpc.add_ControllerServicer_to_server(controller, self._server)
         if node is not None:
             csi_pb2_grpc.add_NodeServicer_to_server(node, self._server)
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Claim the socket and serve; Identity answers from now on.
 
         :raises SocketInUse: another process serves there.
@@ -135,20 +142,15 @@ class Server:
                 f"The socket {self._path} cannot be made: {error}",
                 advice="Check that its directory exists and is writable",
             ) from error
-        await self._server.start()
+        self._server.start()
         LOG.info("Serving CSI on %s", self._path)
 
-    async def drain(self, seconds: float) -> bool:
+    def drain(self, seconds: float) -> bool:
         """Refuse new calls and wait for the running; False when some still run."""
-        self._gate.state = Readiness.DRAINING
-        try:
-            await asyncio.wait_for(self._gate.idle(), seconds)
-        except TimeoutError:
-            return False
-        return True
+        return self._gate.drain(seconds)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Stop serving; the socket goes now."""
-        await self._server.stop(grace=0.5)
+        self._server.stop(_STOP_SECONDS).wait(2 * _STOP_SECONDS)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()

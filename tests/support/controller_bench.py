@@ -7,9 +7,7 @@ sees the codes that a sidecar would see; faults and gates are set in the double'
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -81,8 +79,6 @@ class ControllerBench:
         ]
         self._gates: list[doubles.Gate] = []
         self.socket = directory / "csi.sock"
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.service = self._make_service()
 
     def _make_service(self) -> ControllerService:
@@ -100,21 +96,20 @@ class ControllerBench:
         return ControllerService(self.context)
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(WAIT)
+        self._start()
         self.client = Client(str(self.socket))
         self.identity = self.client.identity
         self.stub = self.client.controller
         return self
 
-    async def _start(self) -> None:
+    def _start(self) -> None:
         gate = Gate()
         gate.state = Readiness.READY
         self._servicer = Controller(gate)
         self._servicer.service = self.service
         identity = Identity(DRIVER_NAME, gate)
         self._server = Server(self.socket, gate, identity, self._servicer, None)
-        await self._server.start()
+        self._server.start()
 
     def __exit__(
         self,
@@ -123,10 +118,7 @@ class ControllerBench:
         trace: TracebackType | None,
     ) -> None:
         self.client.close()
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(WAIT)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(WAIT)
-        self._loop.close()
+        self._server.stop()
         for gate in self._gates:
             gate.release()
         self.service.drain(WAIT)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +14,99 @@ import grpc
 import pytest
 
 from csi_driver.base.errors import CinderCSIError, InvalidRequest
+from csi_driver.base.turns import outcome as outcome_of
+from csi_driver.rpc import handlers
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc._generated import csi_pb2_grpc
 from csi_driver.rpc.handlers import Gate, Readiness, rpc
 
 Code = grpc.StatusCode
 
+WAIT = 30.0
+"""Seconds after which a hang is a failure; never waited for when all is well."""
+
+Work = Callable[[], Any]
+
 
 class Servicer(csi_pb2_grpc.ControllerServicer):
     """Real handlers whose work is what the test gives."""
 
-    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, work: Work) -> None:
         self.gate = Gate()
         self.gate.state = Readiness.READY
         self._work = work
 
     @rpc(effect=True)
-    async def DeleteVolume(self, request: Any) -> Any:
-        await self._work()
+    def DeleteVolume(self, request: Any) -> Any:
+        self._work()
         return pb.DeleteVolumeResponse()
 
     @rpc(effect=False)
-    async def ListVolumes(self, request: Any) -> Any:
-        await self._work()
+    def ListVolumes(self, request: Any) -> Any:
+        self._work()
         return pb.ListVolumesResponse()
 
     @rpc(effect=False, always=True)
-    async def ControllerGetCapabilities(self, request: Any) -> Any:
+    def ControllerGetCapabilities(self, request: Any) -> Any:
         return pb.ControllerGetCapabilitiesResponse()
 
 
-@contextlib.asynccontextmanager
-async def serving(servicer: Servicer, path: Path) -> AsyncIterator[csi_pb2_grpc.ControllerStub]:
-    server = grpc.aio.server()
-    csi_pb2_grpc.add_ControllerServicer_to_server(servicer, server)
-    server.add_insecure_port(f"unix:{path}")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-            yield csi_pb2_grpc.ControllerStub(channel)
-    finally:
-        await server.stop(None)
+class Held:
+    """Work that says when it began and goes on when it is let."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self) -> None:
+        self.began.set()
+        assert self.go_on.wait(WAIT)
 
 
-def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
-    async def work() -> None:
+@contextlib.contextmanager
+def serving(servicer: Servicer, path: Path) -> Iterator[csi_pb2_grpc.ControllerStub]:
+    with ThreadPoolExecutor() as threads:
+        server = grpc.server(threads)
+        csi_pb2_grpc.add_ControllerServicer_to_server(servicer, server)
+        server.add_insecure_port(f"unix:{path}")
+        server.start()
+        try:
+            with grpc.insecure_channel(f"unix:{path}") as channel:
+                yield csi_pb2_grpc.ControllerStub(channel)
+        finally:
+            server.stop(None)
+
+
+def raising(error: BaseException) -> Work:
+    def work() -> None:
         raise error
 
     return work
 
 
-async def nothing() -> None:
+def nothing() -> None:
     """Work that succeeds."""
 
 
-async def status(call: Awaitable[Any]) -> tuple[Code, str]:
+def status(call: Callable[[], Any]) -> tuple[Code, str]:
     try:
-        await call
-    except grpc.aio.AioRpcError as error:
+        call()
+    except grpc.RpcError as error:
         return error.code(), error.details() or ""
     return Code.OK, ""
 
 
-def outcome(path: Path, work: Callable[[], Awaitable[None]], *, effect: bool) -> tuple[Code, str]:
-    async def scenario() -> tuple[Code, str]:
-        async with serving(Servicer(work), path / "csi.sock") as stub:
-            if effect:
-                return await status(stub.DeleteVolume(pb.DeleteVolumeRequest(volume_id="v")))
-            return await status(stub.ListVolumes(pb.ListVolumesRequest()))
+def deleted(stub: csi_pb2_grpc.ControllerStub) -> tuple[Code, str]:
+    return status(lambda: stub.DeleteVolume(pb.DeleteVolumeRequest(volume_id="v")))
 
-    return asyncio.run(scenario())
+
+def listed(stub: csi_pb2_grpc.ControllerStub) -> tuple[Code, str]:
+    return status(lambda: stub.ListVolumes(pb.ListVolumesRequest()))
+
+
+def outcome(path: Path, work: Work, *, effect: bool) -> tuple[Code, str]:
+    with serving(Servicer(work), path / "csi.sock") as stub:
+        return deleted(stub) if effect else listed(stub)
 
 
 def test_an_error_reaches_the_caller_with_its_code_and_message(tmp_path):
@@ -110,68 +134,83 @@ def test_the_longest_message_keeps_its_code(tmp_path):
 
 @pytest.mark.parametrize("state", [Readiness.STARTING, Readiness.DRAINING])
 def test_a_closed_gate_answers_unavailable_but_for_capabilities(tmp_path, state):
-    async def scenario() -> list[Code]:
-        servicer = Servicer(nothing)
-        servicer.gate.state = state
-        async with serving(servicer, tmp_path / "csi.sock") as stub:
-            capabilities = pb.ControllerGetCapabilitiesRequest()
-            return [
-                (await status(stub.DeleteVolume(pb.DeleteVolumeRequest())))[0],
-                (await status(stub.ListVolumes(pb.ListVolumesRequest())))[0],
-                (await status(stub.ControllerGetCapabilities(capabilities)))[0],
-            ]
+    servicer = Servicer(nothing)
+    servicer.gate.state = state
+    with serving(servicer, tmp_path / "csi.sock") as stub:
+        assert deleted(stub)[0] is Code.UNAVAILABLE
+        assert listed(stub)[0] is Code.UNAVAILABLE
+        stub.ControllerGetCapabilities(pb.ControllerGetCapabilitiesRequest())
 
-    assert asyncio.run(scenario()) == [Code.UNAVAILABLE, Code.UNAVAILABLE, Code.OK]
+
+def test_beyond_the_calls_that_have_threads_others_are_told_to_retry(tmp_path, monkeypatch):
+    monkeypatch.setattr(handlers, "MOST_CALLS", 1)
+    work = Held()
+    with serving(Servicer(work), tmp_path / "csi.sock") as stub:
+        first = stub.DeleteVolume.future(pb.DeleteVolumeRequest())
+        assert work.began.wait(WAIT)
+        code, text = listed(stub)
+        assert code is Code.UNAVAILABLE
+        assert "ListVolumes was not started" in text
+        stub.ControllerGetCapabilities(pb.ControllerGetCapabilitiesRequest())
+        work.go_on.set()
+        first.result(WAIT)
+        assert listed(stub)[0] is Code.OK
 
 
 def test_what_is_not_offered_is_unimplemented(tmp_path):
-    async def scenario() -> tuple[Code, str]:
-        async with serving(Servicer(nothing), tmp_path / "csi.sock") as stub:
-            return await status(stub.ControllerModifyVolume(pb.ControllerModifyVolumeRequest()))
-
-    assert asyncio.run(scenario())[0] is Code.UNIMPLEMENTED
+    with serving(Servicer(nothing), tmp_path / "csi.sock") as stub:
+        request = pb.ControllerModifyVolumeRequest()
+        assert status(lambda: stub.ControllerModifyVolume(request))[0] is Code.UNIMPLEMENTED
 
 
 def test_draining_waits_for_the_call_that_runs(tmp_path):
-    async def scenario() -> None:
-        go_on = asyncio.Event()
-        started = asyncio.Event()
-
-        async def work() -> None:
-            started.set()
-            await go_on.wait()
-
-        servicer = Servicer(work)
-        async with serving(servicer, tmp_path / "csi.sock") as stub:
-            call = asyncio.ensure_future(status(stub.DeleteVolume(pb.DeleteVolumeRequest())))
-            await started.wait()
-            servicer.gate.state = Readiness.DRAINING
-            idle = asyncio.ensure_future(servicer.gate.idle())
-            await asyncio.sleep(0)
-            assert not idle.done()
-            go_on.set()
-            assert (await call)[0] is Code.OK
-            await idle
-
-    asyncio.run(scenario())
+    work = Held()
+    servicer = Servicer(work)
+    with serving(servicer, tmp_path / "csi.sock") as stub, ThreadPoolExecutor() as pool:
+        call = stub.DeleteVolume.future(pb.DeleteVolumeRequest())
+        assert work.began.wait(WAIT)
+        assert not servicer.gate.drain(0)
+        draining = pool.submit(servicer.gate.drain, WAIT)
+        assert listed(stub)[0] is Code.UNAVAILABLE
+        assert not draining.done()
+        work.go_on.set()
+        call.result(WAIT)
+        assert draining.result(WAIT)
 
 
-def test_a_caller_that_gives_up_is_counted_out(tmp_path):
-    async def scenario() -> None:
-        started = asyncio.Event()
+def test_a_caller_that_gives_up_is_counted_out_while_the_work_goes_on(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "csi_driver.rpc")
+    began = threading.Event()
+    work: Future[None] = Future()
 
-        async def work() -> None:
-            started.set()
-            await asyncio.Event().wait()
+    def wait_for_work() -> None:
+        began.set()
+        outcome_of(work)
 
-        servicer = Servicer(work)
-        async with serving(servicer, tmp_path / "csi.sock") as stub:
-            call = stub.DeleteVolume(pb.DeleteVolumeRequest())
-            await started.wait()
-            call.cancel()
-            await servicer.gate.idle()
+    servicer = Servicer(wait_for_work)
+    with serving(servicer, tmp_path / "csi.sock") as stub:
+        call = stub.DeleteVolume.future(pb.DeleteVolumeRequest())
+        assert began.wait(WAIT)
+        call.cancel()
+        assert servicer.gate.drain(WAIT)
+    assert not work.cancelled()
+    assert "caller gave up; work goes on" in caplog.text
 
-    asyncio.run(scenario())
+
+def test_the_log_tells_how_work_ended_that_nobody_waited_for(caplog):
+    caplog.set_level(logging.INFO, "csi_driver.rpc")
+
+    class Gone:
+        """The context of a call whose caller gave up."""
+
+        def add_callback(self, callback: Callable[[], None]) -> bool:
+            return False
+
+        def is_active(self) -> bool:
+            return False
+
+    Servicer(nothing).DeleteVolume(pb.DeleteVolumeRequest(volume_id="v"), Gone())
+    assert "OK, after the caller gave up" in caplog.text
 
 
 # -- the log --------------------------------------------------------------------
@@ -182,24 +221,18 @@ def logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, work) -> str:
 
     class Secretive(Servicer):
         @rpc(effect=True)
-        async def ControllerPublishVolume(self, request: Any) -> Any:
-            await work()
+        def ControllerPublishVolume(self, request: Any) -> Any:
+            work()
             return pb.ControllerPublishVolumeResponse(publish_context={"sealed": "hunter2"})
 
-    async def scenario() -> None:
-        async with serving(Secretive(nothing), tmp_path / "csi.sock") as stub:
-            await status(
-                stub.ControllerPublishVolume(
-                    pb.ControllerPublishVolumeRequest(
-                        volume_id="vol-1",
-                        node_id="node-1",
-                        secrets={"password": "hunter2"},
-                        volume_context={"x": "hunter2"},
-                    )
-                )
-            )
-
-    asyncio.run(scenario())
+    request = pb.ControllerPublishVolumeRequest(
+        volume_id="vol-1",
+        node_id="node-1",
+        secrets={"password": "hunter2"},
+        volume_context={"x": "hunter2"},
+    )
+    with serving(Secretive(nothing), tmp_path / "csi.sock") as stub:
+        status(lambda: stub.ControllerPublishVolume(request))
     return caplog.text
 
 

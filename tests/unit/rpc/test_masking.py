@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -32,7 +32,10 @@ def test_an_error_leaves_without_the_secrets_that_it_quotes():
 class Context:
     """What a handler needs of gRPC's context."""
 
-    async def abort(self, code: grpc.StatusCode, message: str) -> None:
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return True
+
+    def abort(self, code: grpc.StatusCode, message: str) -> None:
         raise RuntimeError(f"{code.name}: {message}")
 
 
@@ -44,12 +47,12 @@ class Service:
         self.gate.state = Readiness.READY
 
     @rpc(effect=True)
-    async def NodeStageVolume(self, request: Any) -> Any:
+    def NodeStageVolume(self, request: Any) -> Any:
         raise Refused(f"The device does not open with {request.secrets['passphrase']}")
 
 
 def test_the_secrets_of_a_request_are_masked_in_what_is_said_about_it():
     request = pb.NodeStageVolumeRequest(secrets={"passphrase": "edge secret of a request"})
     with pytest.raises(RuntimeError) as answer:
-        asyncio.run(Service().NodeStageVolume(request, Context()))
+        Service().NodeStageVolume(request, Context())
     assert f"The device does not open with {MASK}" in str(answer.value)

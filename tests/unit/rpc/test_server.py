@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.rpc._generated import csi_pb2 as pb
-from csi_driver.rpc._generated import csi_pb2_grpc
+from csi_driver.rpc.client import Client
 from csi_driver.rpc.handlers import Gate, Readiness
 from csi_driver.rpc.identity import Identity
 from csi_driver.rpc.server import Server, SocketInUse, claim_socket, socket_path
@@ -110,49 +109,38 @@ def identity_server(place: Path) -> tuple[Server, Gate]:
 
 
 def test_identity_answers_from_the_start_to_the_end_and_the_socket_goes_last(place: Path):
-    async def scenario() -> list[bool]:
-        server, gate = identity_server(place)
-        await server.start()
-        seen = []
-        async with grpc.aio.insecure_channel(f"unix:{place}") as channel:
-            identity = csi_pb2_grpc.IdentityStub(channel)
-            seen.append((await identity.Probe(pb.ProbeRequest())).ready.value)
-            gate.state = Readiness.READY
-            seen.append((await identity.Probe(pb.ProbeRequest())).ready.value)
-            assert await server.drain(1.0)
-            seen.append((await identity.Probe(pb.ProbeRequest())).ready.value)
-            info = await identity.GetPluginInfo(pb.GetPluginInfoRequest())
-            assert info.name == "csi.example.org"
-        assert place.exists()
-        await server.stop()
-        return seen
-
-    assert asyncio.run(scenario()) == [False, True, False]
+    server, gate = identity_server(place)
+    server.start()
+    seen = []
+    with Client(str(place)) as client:
+        seen.append(client.identity.Probe(pb.ProbeRequest()).ready.value)
+        gate.state = Readiness.READY
+        seen.append(client.identity.Probe(pb.ProbeRequest()).ready.value)
+        assert server.drain(1.0)
+        seen.append(client.identity.Probe(pb.ProbeRequest()).ready.value)
+        info = client.identity.GetPluginInfo(pb.GetPluginInfoRequest())
+        assert info.name == "csi.example.org"
+    assert place.exists()
+    server.stop()
+    assert seen == [False, True, False]
     assert not place.exists()
 
 
 def test_a_second_server_on_the_socket_is_refused_and_the_first_goes_on(place: Path):
-    async def scenario() -> None:
-        first, _ = identity_server(place)
-        second, _ = identity_server(place)
-        await first.start()
-        with pytest.raises(SocketInUse):
-            await second.start()
-        async with grpc.aio.insecure_channel(f"unix:{place}") as channel:
-            await csi_pb2_grpc.IdentityStub(channel).Probe(pb.ProbeRequest())
-        await first.stop()
-
-    asyncio.run(scenario())
+    first, _ = identity_server(place)
+    second, _ = identity_server(place)
+    first.start()
+    with pytest.raises(SocketInUse):
+        second.start()
+    with Client(str(place)) as client:
+        client.identity.Probe(pb.ProbeRequest())
+    first.stop()
 
 
 def test_a_call_to_a_service_that_the_role_lacks_is_unimplemented(place: Path):
-    async def scenario() -> grpc.StatusCode:
-        server, _ = identity_server(place)
-        await server.start()
-        async with grpc.aio.insecure_channel(f"unix:{place}") as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await csi_pb2_grpc.NodeStub(channel).NodeGetInfo(pb.NodeGetInfoRequest())
-        await server.stop()
-        return error.value.code()
-
-    assert asyncio.run(scenario()) is grpc.StatusCode.UNIMPLEMENTED
+    server, _ = identity_server(place)
+    server.start()
+    with Client(str(place)) as client, pytest.raises(grpc.RpcError) as error:
+        client.node.NodeGetInfo(pb.NodeGetInfoRequest())
+    server.stop()
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
