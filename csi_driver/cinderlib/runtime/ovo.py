@@ -49,43 +49,57 @@ def volume(context: Any, row: Row) -> Any:
     """A ``cinder.objects.Volume`` with every field filled.
 
     Cinder's code sets and checks half a hundred fields, a good part of what creating
-    and deleting a small volume costs.  So the first one is kept, and those that are as
-    plain (no attachment, no internal metadata) are copies of it, in which Cinder's code
-    sets what differs.
+    and deleting a small volume costs.  So the first one of each volume type is kept, and
+    those that are as plain (no attachment, no internal metadata, no group, no QoS) are
+    copies of it, in which Cinder's code sets what differs.
     """
-    global _kept  # noqa: PLW0603 - whichever thread writes it last, it is as good
-    if row["volume_attachment"] or row["volume_admin_metadata"] or row.group_id:
+    volume_type = row["volume_type"]
+    special = row["volume_attachment"] or row["volume_admin_metadata"] or row.group_id
+    if special or volume_type["qos_specs"]:
         return _volume_by_cinder(context, row)
-    if _kept is None:
-        _kept = Row(row), _volume_by_cinder(context, row)
-    return _volume_by_copy(context, row, *_kept)
+    kept = _kept.get(volume_type["id"])
+    if kept is None:
+        kept = Row(row), _volume_by_cinder(context, row)
+        if len(_kept) >= _KEPT_TYPES:
+            _kept.clear()
+        _kept[volume_type["id"]] = kept
+    return _volume_by_copy(context, row, *kept)
 
 
-_kept: tuple[Row, Any] | None = None
-"""The row of a plain volume and its object, which no driver has ever seen."""
+_kept: dict[str, tuple[Row, Any]] = {}
+"""By the id of a type, which is made from its content: the row of a plain volume and its
+object, which no driver has ever seen.  Whichever thread writes one last, it is as good."""
+
+_KEPT_TYPES = 64
 
 
 def _volume_by_copy(context: Any, row: Row, kept_row: Row, kept: Any) -> Any:
-    from cinder import objects
-    from cinder.objects import base
-
-    made = copy.copy(kept)
+    made = _copy_of(kept, context)
     # What the copy shares and somebody may change; the rest are plain values.
-    made._changed_fields = set()
-    made._context = context
     made.admin_metadata = {}
     made.glance_metadata = {}
     made.metadata = dictionary(row["volume_metadata"])
-    made.volume_attachment = base.obj_make_list(
-        context, objects.VolumeAttachmentList(context), objects.VolumeAttachment, []
-    )
-    made.volume_type = objects.VolumeType._from_db_object(
-        context, objects.VolumeType(), row["volume_type"], ["extra_specs"]
-    )
+    made._obj_volume_attachment = _copy_of(kept.volume_attachment, context)
+    made.volume_attachment.objects = []
+    made.volume_attachment._changed_fields.clear()
+    made._obj_volume_type = _copy_of(kept.volume_type, context)
+    made.volume_type.extra_specs = dict(row["volume_type"]["extra_specs"])
+    made.volume_type._changed_fields.clear()
     for name in _column_names():
         if row.get(name) != kept_row.get(name):
             made[name] = row.get(name)
-    return _completed(context, row, made)
+    # As obj_reset_changes() does, without its look at every field for objects inside.
+    made._changed_fields.clear()
+    made._reset_metadata_tracking()
+    return made
+
+
+def _copy_of(versioned_object: Any, context: Any) -> Any:
+    """A copy that shares the values of its fields, with nothing to save."""
+    made = copy.copy(versioned_object)
+    made._changed_fields = set()
+    made._context = context
+    return made
 
 
 @functools.cache
