@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from csi_driver.cinderlib import session
-from csi_driver.cinderlib.persistence.records import VolumeRecord
+from csi_driver.cinderlib.persistence.records import (
+    GroupRecord,
+    GroupSnapshotRecord,
+    VolumeRecord,
+)
 from csi_driver.cinderlib.serialization import FORMAT, Children, Serializable, load_as, load_backend
 from csi_driver.cinderlib.tracking import LazyList
 
@@ -61,6 +65,8 @@ class BackendObjects(Serializable):
     def _prepare(self) -> None:
         """Called when the backend has its name."""
         name = self.id
+        # Of the document that was loaded last: for saving it.
+        self._loaded_groups: list[Any] = []
         self._volumes = LazyList(VolumeRecord.KIND, name, lambda: _volumes_of(name))
 
     @property
@@ -111,7 +117,20 @@ class BackendObjects(Serializable):
         told = {"class": "Backend", "format": FORMAT, "backend": self.config}
         if children is not Children.NONE:
             told["volumes"] = [volume.document(children) for volume in self.volumes]
+        if children is Children.ALL:
+            told["groups"] = [group.document(Children.NONE) for group in _groups_of(self.id)]
         return told
+
+
+def _groups_of(backend: str) -> list[Entity[Any]]:
+    """The groups of a backend, then their snapshots."""
+    from csi_driver.cinderlib.group import Group
+    from csi_driver.cinderlib.group_snapshot import GroupSnapshot
+
+    store, where = session.current().store, {"backend": backend}
+    groups = [Group._of_record(record) for record in store.list(GroupRecord, where=where)]
+    cuts = store.list(GroupSnapshotRecord, where=where)
+    return [*groups, *(GroupSnapshot._of_record(record) for record in cuts)]
 
 
 def _volumes_of(backend: str) -> list[Volume]:

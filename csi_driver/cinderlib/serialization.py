@@ -231,6 +231,9 @@ def _object(document: Any, wanted: type[Any] | None) -> Any:
         volumes = [_object(volume, None) for volume in _list(document, "volumes")]
         if volumes and isinstance(backend, cls):
             cast(Any, backend)._volumes.fill(volumes)
+        groups = [_object(group, None) for group in _list(document, "groups")]
+        if isinstance(backend, cls):
+            cast(Any, backend)._loaded_groups = groups
         return backend
     return _entity(cls, document)
 
@@ -329,7 +332,8 @@ def _with_children(found: Any) -> list[Any]:
         return []
     if isinstance(found, Backend):
         volumes = found._volumes() if found._volumes.loaded else []
-        return [entity for volume in volumes for entity in _with_children(volume)]
+        inside = [entity for volume in volumes for entity in _with_children(volume)]
+        return [*found._loaded_groups, *inside]
     before, after = [], []
     for part in found.LAZY_PROPERTIES:
         lazy = found._lazy[part]

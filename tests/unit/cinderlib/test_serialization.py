@@ -221,6 +221,23 @@ def test_a_dump_moves_everything_to_another_store(make: Make, elsewhere: Any) ->
     assert backend.driver.exported == set()
 
 
+def test_a_dump_has_the_groups_of_a_backend(make: Make, elsewhere: Any) -> None:
+    backend = make()
+    group = cinderlib.Group(backend, name="shop")
+    group.create()
+    volume = backend.create_volume(1)
+    group.update(add=[volume])
+    cut = group.create_snapshot("cut")
+    dump = cinderlib.dumps()
+
+    elsewhere()
+    cinderlib.load(dump, save=True)
+
+    assert cinderlib.Group.get_by_name("shop") == [group]
+    assert cinderlib.Group.get_by_id(group.id).volumes == [volume]
+    assert cinderlib.GroupSnapshot.get_by_id(cut.id).name == "cut"
+
+
 def test_what_was_only_loaded_is_stored_when_something_is_done_with_it(
     make: Make, elsewhere: Any
 ) -> None:
