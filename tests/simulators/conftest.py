@@ -70,6 +70,15 @@ def attachable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_initiator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This host has no iSCSI initiator name, as most containers."""
+    cinder_process.set_up()
+    from os_brick.initiator.connectors.iscsi import ISCSIConnector
+
+    monkeypatch.setattr(ISCSIConnector, "get_initiator", lambda self: None)
+
+
+@pytest.fixture
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries of drivers, in seconds, which nobody waits for."""
     import tenacity.nap

@@ -318,6 +318,8 @@ class Kaminario(Array):
                 raise self._no("MC_ERR_CANNOT_SHRINK")
             self._check_room(body["size"] - entry["size"])
             disks.sparse_file(self.file(entry["name"]), body["size"] << 10)
+        if kind == "volumes" and "name" in body:
+            self.file(entry["name"]).rename(self.file(body["name"]))
         entry.update(body)
         return entry
 

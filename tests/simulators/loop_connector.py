@@ -6,6 +6,8 @@ for is what the array says that this initiator sees; what it gives is a real blo
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from os_brick.initiator.connectors import base
@@ -24,14 +26,10 @@ class LoopConnector(base.BaseLinuxConnector):  # type: ignore[misc]
         """What os-brick's own says of a host with iSCSI."""
         return {"initiator": INITIATOR}
 
-    _device = ""
-
     def connect_volume(self, connection_properties: dict[str, Any]) -> dict[str, Any]:
         """A loop device of the LUN."""
-        array = SERVING[connection_properties["target_iqn"]]
-        file = array.exported(INITIATOR, connection_properties["target_lun"])
-        self._device = disks.command("losetup", "--find", "--show", str(file))
-        return {"type": "block", "path": self._device}
+        file = str(_file(connection_properties))
+        return {"type": "block", "path": disks.command("losetup", "--find", "--show", file)}
 
     def disconnect_volume(
         self,
@@ -40,10 +38,12 @@ class LoopConnector(base.BaseLinuxConnector):  # type: ignore[misc]
         force: bool = False,
         ignore_errors: bool = False,
     ) -> None:
-        """Detach the loop device; once, for it may be somebody else's after that."""
-        device, self._device = self._device, ""
-        if device:
-            disks.command("losetup", "--detach", device)
+        """Detach the loop device, if it still is one of the LUN; the driver asks twice."""
+        listed = ("losetup", "--noheadings", "--output", "NAME", "--associated")
+        with contextlib.suppress(LookupError):  # detached before it was unmapped
+            devices = disks.command(*listed, str(_file(connection_properties))).split()
+            if device_info["path"] in devices:
+                disks.command("losetup", "--detach", device_info["path"])
 
     def extend_volume(self, connection_properties: dict[str, Any]) -> None:
         """Not needed by a driver."""
@@ -60,3 +60,8 @@ class LoopConnector(base.BaseLinuxConnector):  # type: ignore[misc]
     def get_all_available_volumes(self, connection_properties: Any = None) -> list[str]:
         """Not needed by a driver."""
         raise NotImplementedError
+
+
+def _file(connection_properties: dict[str, Any]) -> Path:
+    array = SERVING[connection_properties["target_iqn"]]
+    return array.exported(INITIATOR, connection_properties["target_lun"])

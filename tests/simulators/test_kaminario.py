@@ -139,24 +139,35 @@ def test_an_array_of_old_is_refused(
         backend(start(Kaminario(tmp_path / "k2", rest_api_version="2.1.0")))
 
 
-def test_the_driver_cannot_revert_and_the_refusal_says_so(k2: Kaminario) -> None:
-    kaminario = backend(k2)
-    volume = kaminario.create_volume(1)
+@pytest.mark.usefixtures("no_initiator")
+def test_a_revert_would_be_a_copy_and_is_refused_like_one(k2: Kaminario) -> None:
+    volume = backend(k2).create_volume(1)
     snapshot = volume.create_snapshot("cut")
+    before = k2.everything()
 
-    with pytest.raises(OperationNotSupported, match="cannot revert"):
-        kaminario.manager.revert_to_snapshot(volume._record, snapshot._record)
+    with pytest.raises(OperationNotSupported, match="no iSCSI initiator name"):
+        volume.revert(snapshot)
+    assert k2.everything() == before
+    assert volume.status == "available"
+
+
+def test_what_was_there_is_taken_over_and_given_back(k2: Kaminario) -> None:
+    kaminario = backend(k2)
+    group = kaminario.driver.client.new("volume_groups", name="theirs", is_dedup=True).save()
+    size = 3 << 20  # KiB
+    kaminario.driver.client.new("volumes", name="theirs", size=size, volume_group=group).save()
+    k2.write("theirs", "precious")
+
+    volume = kaminario.manage_volume({"source-name": "theirs"})
+
+    assert (volume.size, k2.names()) == (3, {named(volume)})
+    assert k2.names("volume_groups") == {f"cvg-{volume._record.cinder_id}"}
+    name = named(volume)
+    volume.unmanage()
+    assert k2.content(name) == "precious"
 
 
 # -- copies ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_initiator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This host has no iSCSI initiator name, as most containers."""
-    from os_brick.initiator.connectors.iscsi import ISCSIConnector
-
-    monkeypatch.setattr(ISCSIConnector, "get_initiator", lambda self: None)
 
 
 @pytest.mark.usefixtures("no_initiator")
@@ -186,6 +197,23 @@ def test_without_iscsiadm_a_copy_is_refused_before_it_begins(
     with pytest.raises(OperationNotSupported, match="no iscsiadm"):
         volume.clone()
     assert k2.names() == {named(volume)}
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("attachable")
+def test_a_revert_copies_what_the_snapshot_holds(k2: Kaminario) -> None:
+    """The library's copy, for the driver has none; both sides are attached to this host."""
+    volume = backend(k2).create_volume(1)
+    k2.write(named(volume), "first")
+    snapshot = volume.create_snapshot("cut")
+    k2.write(named(volume), "second")
+    before = k2.everything()
+
+    volume.revert(snapshot)
+
+    assert k2.content(named(volume)) == "first"
+    assert k2.everything() == before
+    assert loop_devices(k2) == []
 
 
 @pytest.mark.root

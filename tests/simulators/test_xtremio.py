@@ -12,6 +12,7 @@ import csi_driver.cinderlib as cinderlib
 from csi_driver.cinderlib.exceptions import BackendSetupFailed, OperationNotSupported
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import Phase
+from csi_driver.cinderlib.runtime.rows import Row
 from tests.simulators.conftest import XTREMIO, connector, failure_of, xtremio_options
 from tests.simulators.xtremio import XtremIO
 
@@ -166,14 +167,63 @@ def test_csi_asks_for_consent_to_what_cinder_does_not_support(xms: XtremIO) -> N
     cinderlib.Backend("xtremio", **consent)
 
 
+@pytest.mark.usefixtures("no_initiator")
 def test_the_driver_cannot_revert_and_the_refusal_says_so(xms: XtremIO) -> None:
-    xtremio = backend(xms)
-    volume = xtremio.create_volume(1)
+    volume = backend(xms).create_volume(1)
     snapshot = volume.create_snapshot("cut")
+    before = xms.everything()
 
     with pytest.raises(OperationNotSupported, match="cannot revert") as raised:
-        xtremio.manager.revert_to_snapshot(volume._record, snapshot._record)
+        volume.revert(snapshot)
     assert "new volume from the snapshot" in str(raised.value)
+    assert xms.everything() == before
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_was_there_is_taken_over_and_given_back(
+    version: str, start: Callable[[XtremIO], XtremIO]
+) -> None:
+    array = start(XtremIO(version))
+    xtremio = backend(array)
+    xtremio.driver.client.req("volumes", "POST", {"vol-name": "theirs", "vol-size": "3g"})
+    array.write("theirs", "precious")
+
+    volume = xtremio.manage_volume({"source-name": "theirs"})
+
+    cinder_id = volume._record.cinder_id
+    assert (volume.size, array.names()) == (3, {cinder_id})
+    volume.unmanage()
+    (name,) = array.names()
+    assert name == f"volume-{cinder_id}-unmanged", "as the driver spells it"
+    assert array.contents[name] == "precious"
+    with pytest.raises(Exception, match="invalid backend reference nothing"):
+        xtremio.manage_volume({"source-name": "nothing"})
+
+
+def test_groups_as_the_driver_makes_them(xms: XtremIO) -> None:
+    """Consistency groups on the array: a cut through two volumes, and a group made of it."""
+    xtremio = backend(xms)
+    driver = xtremio.driver
+    volumes = [xtremio.create_volume(1)._record.cinder_id for _ in range(2)]
+    group, copy = Row(id="g-1", status="available"), Row(id="g-2", status="available")
+    cut = Row(id="c-1", group_id=group.id)
+    driver.create_group(None, group)
+    driver.update_group(None, group, add_volumes=[Row(id=each) for each in volumes])
+    for each in volumes:
+        xms.write(each, f"content of {each}")
+
+    driver.create_group_snapshot(None, cut, [])
+    for each in volumes:
+        xms.write(each, "later")
+    made = [Row(id=f"copy-{n}", name_id=f"copy-{n}", size=1) for n in range(2)]
+    snapshots = [Row(volume_id=each, volume_size=1) for each in volumes]
+    driver.create_group_from_src(None, copy, made, group_snapshot=cut, snapshots=snapshots)
+
+    assert [xms.contents[each.id] for each in made] == [f"content of {v}" for v in volumes]
+    assert xms.names("consistency-groups") == {"g-1", "g-2"}
+    driver.delete_group_snapshot(None, cut, [])
+    driver.delete_group(None, copy, made)
+    assert xms.everything() == {"volumes": set(volumes), "consistency-groups": {"g-1"}}
 
 
 # -- errors ----------------------------------------------------------------------------
