@@ -33,6 +33,8 @@ from cinder.volume import volume_utils
 from cinder.volume.drivers.kaminario import kaminario_common, kaminario_iscsi
 from os_brick import initiator
 from os_brick.initiator import connector as connectors
+from os_brick.initiator.connectors import iscsi
+from oslo_utils import importutils
 
 from csi_driver.cinderlib.exceptions import OperationNotSupported
 
@@ -186,8 +188,8 @@ def _missing_for_iscsi(properties: Mapping[str, Any]) -> str:
     """What a host lacks to attach by iSCSI; '' for nothing."""
     if not properties.get("initiator"):
         return "iSCSI initiator name (/etc/iscsi/initiatorname.iscsi)"
-    path = connectors.get_connector_mapping()[initiator.ISCSI]
-    if path.startswith("os_brick.") and not shutil.which("iscsiadm"):
+    connector = importutils.import_class(connectors.get_connector_mapping()[initiator.ISCSI])
+    if issubclass(connector, iscsi.ISCSIConnector) and not shutil.which("iscsiadm"):
         return "iscsiadm"
     return ""
 
