@@ -85,6 +85,24 @@ class DeviceReadError(CinderCSIError):
     advice = "Nothing was written; check the storage and the path to it"
 
 
+class EncryptionFailed(CinderCSIError):
+    """An encrypted device cannot be made, opened or closed."""
+
+    advice = "The kernel needs dm-crypt, and this host cryptsetup"
+
+
+class NotEncrypted(EncryptionFailed):
+    """A device that has to have a LUKS header has none; nothing was written."""
+
+    advice = "Its content may be damaged, or it is another device; restore a snapshot or the header"
+
+
+class WrongKey(EncryptionFailed):
+    """The key does not open the device."""
+
+    advice = "Give the key that the volume was first attached with"
+
+
 class DeviceWriteError(CinderCSIError):
     """A device cannot be written, or not be flushed."""
 

@@ -12,7 +12,7 @@ import msgspec
 
 from csi_driver.attach.attacher import DEVICE_SCAN_ATTEMPTS, Attacher
 from csi_driver.base.errors import CinderCSIError
-from csi_driver.cinderlib import session
+from csi_driver.cinderlib import encryption, session
 from csi_driver.cinderlib.connection_info import Connector, has_several_paths
 from csi_driver.cinderlib.entity import LOG, Entity
 from csi_driver.cinderlib.exceptions import ConnectionNotFound, InvalidVolume, NotLocal
@@ -264,18 +264,31 @@ class Connection(Entity[ConnectionRecord]):
 
     # -- this host -------------------------------------------------------------
 
-    def attach(self) -> None:
+    def attach(self, key: bytes | str | None = None, *, raw: bool = False) -> None:
         """Make the volume a block device of this host, at :attr:`path`.
 
-        :raises InvalidVolume: it is attached already, or not connected.
+        :param key: of a volume with encryption specs; see ``docs/encryption.md``.
+        :param raw: attach the encrypted bytes of such a volume as they are.
+        :raises InvalidVolume: it is attached already, or not connected, or needs a key.
         :raises AttachFailed: it did not become a device; nothing is left of it.
+        :raises WrongKey, NotEncrypted, EncryptionFailed: it cannot be opened; likewise.
         """
         with self._exclusively():
             self._reread()
             self._require_unattached()
+            opener = None if raw else encryption.opener_of(self)
+            checked = encryption.checked_key(key) if opener else None
             with self._operation("attach", Phase.ATTACHED, Phase.ATTACHED):
-                device = self._attacher().connect(self._record.connection_info)
-            self._put_device(device.path, device.device_info)
+                attacher = self._attacher()
+                device = attacher.connect(self._record.connection_info)
+                path = device.path
+                if opener and checked:
+                    try:
+                        path = encryption.open_device(self, opener, path, checked)
+                    except Exception:
+                        attacher.disconnect(self._record.connection_info, device.device_info)
+                        raise
+            self._put_device(path, device.device_info)
 
     def device_attached(self, device: Mapping[str, Any]) -> None:
         """Note that the caller attached the volume to this host by os-brick itself.
@@ -308,6 +321,8 @@ class Connection(Entity[ConnectionRecord]):
             device_info = self._record.attach_info["device_info"]
             with self._operation("detach", Phase.ATTACHED, Phase.ATTACHED):
                 try:
+                    if opener := encryption.opener_of(self):
+                        opener.close()
                     self._attacher().disconnect(
                         self._record.connection_info, device_info, force=force
                     )

@@ -42,7 +42,7 @@ def completed(
     data["qos_specs"] = front_end_qos(volume.qos_specs, volume.size_gib)
     data["access_mode"] = "ro" if read_only else "rw"
     if data.get("encrypted") is None:
-        data["encrypted"] = False
+        data["encrypted"] = volume.encryption is not None
     data["cacheable"] = _cacheable(data.get("cacheable"), volume.extra_specs)
     if data.get("discard") is None and option("report_discard_supported"):
         data["discard"] = True

@@ -151,9 +151,16 @@ def manage_volume(backend: Backend, reference: Any, fields: Mapping[str, Any]) -
     with session.current().exclusive(f"manage {backend.id}"):
         _refuse_managed(backend, wanted, VolumeRecord)
         volume = Volume(backend, size=1, **fields)
+        specs = volume._record.encryption
+        if specs is not None:  # what is imported has its header, or never gets one
+            specs = msgspec.structs.replace(specs, formatted=True)
         # Cinder gives the driver a volume of no size until it has told one.
         volume._record = msgspec.structs.replace(
-            volume._record, size_gib=0, formatting=_UNKNOWN, request={REFERENCE: wanted}
+            volume._record,
+            size_gib=0,
+            formatting=_UNKNOWN,
+            encryption=specs,
+            request={REFERENCE: wanted},
         )
         with volume._exclusively():
             _import(volume, wanted, _ask_volume_size, _take_volume)

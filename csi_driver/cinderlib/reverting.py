@@ -51,7 +51,10 @@ def revert(volume: Volume, snapshot: Snapshot) -> None:
         elif backup is not None:
             LOG.warning("What %r held before its revert is in the snapshot %s", volume, backup.id)
         raise
-    volume._finish(msgspec.structs.replace(reverted, formatting=snapshot._record.formatting))
+    cut = snapshot._record
+    volume._finish(
+        msgspec.structs.replace(reverted, formatting=cut.formatting, encryption=cut.encryption)
+    )
     if backup is not None:
         _forget(backup)
 
@@ -128,7 +131,7 @@ def _attached(volume: Volume) -> Iterator[str]:
     :raises OperationNotSupported: it cannot be attached here.
     """
     try:
-        path = volume.attach().path
+        path = volume.attach(raw=True).path
     except Exception as error:
         raise OperationNotSupported(
             f"The driver cannot revert {volume!r}, and this host cannot attach it to copy:"

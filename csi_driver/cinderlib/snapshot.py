@@ -115,7 +115,10 @@ class Snapshot(SnapshotOperations):
                     cinder_id=str(uuid.uuid4()),
                 )
             self._record = msgspec.structs.replace(
-                self._record, size_gib=volume.size, formatting=volume._record.formatting
+                self._record,
+                size_gib=volume.size,
+                formatting=volume._record.formatting,
+                encryption=volume._record.encryption,
             )
             with self._operation("create", Phase.CREATING, Phase.ERROR):
                 for cinder_id in self._record.suspects:

@@ -11,6 +11,7 @@ import msgspec
 
 from csi_driver.base.values import GIB
 from csi_driver.cinderlib import session
+from csi_driver.cinderlib.encryption import specs_of
 from csi_driver.cinderlib.entity import LOG
 from csi_driver.cinderlib.exceptions import InvalidSize, InvalidVolume, VolumeNotFound
 from csi_driver.cinderlib.failures import FailureKind, classify, message_of
@@ -36,6 +37,7 @@ _FIELDS = frozenset(
         "availability_zone",
         "bootable",
         "description",
+        "encryption",
         "extra_specs",
         "metadata",
         "multiattach",
@@ -191,6 +193,10 @@ class Volume(VolumeOperations):
         wanted = whole_gib(size)
         with self._exclusively():
             self._refresh_available()
+            if self._record.encryption is not None and self.local_attach:
+                raise InvalidVolume(
+                    f"{self!r} is encrypted and attached to this host", advice="Detach it first"
+                )
             if wanted <= self.size:
                 raise InvalidSize(f"{self!r} has {self.size} GiB, {wanted} GiB is not more")
             with self._operation("extend", Phase.AVAILABLE, Phase.AVAILABLE):
@@ -233,6 +239,9 @@ class Volume(VolumeOperations):
         self,
         use_multipath: bool | None = None,
         enforce_multipath: bool | None = None,
+        *,
+        key: bytes | str | None = None,
+        raw: bool = False,
         **fields: Any,
     ) -> Connection:
         """Connect the volume to this host and attach it; ``path`` of the answer is its device.
@@ -243,6 +252,7 @@ class Volume(VolumeOperations):
             ``use_multipath_for_image_xfer`` says.
         :param enforce_multipath: refuse without multipathd instead of using one path; by
             default as the backend's ``enforce_multipath_for_image_xfer`` says.
+        :param key: as for :meth:`Connection.attach`, and so is ``raw``.
         :param fields: as for :meth:`Connection.connect`.
         """
         multipath, enforce = use_multipath, enforce_multipath
@@ -255,7 +265,7 @@ class Volume(VolumeOperations):
             {**attacher.connector_properties(), "enforce_multipath": enforce}, **fields
         )
         try:
-            connection.attach()
+            connection.attach(key, raw=raw)
         except Exception:
             try:
                 connection.disconnect()
@@ -321,12 +331,17 @@ class Volume(VolumeOperations):
             for name in ("extra_specs", "qos_specs", "multiattach", "availability_zone", "bootable")
         }
         given = dict(fields)
+        if given.get("encryption") is not None:
+            raise InvalidVolume("A copy is encrypted as its source is")
         pool = given.pop("pool_name", self.pool_name) or None
         new = Volume(self, pool, size=size or record.size_gib, **{**inherited, **given})
         if new.size < record.size_gib:
             raise InvalidSize(f"A copy of {record.id} has at least {record.size_gib} GiB")
         new._record = msgspec.structs.replace(
-            new._record, source=source, formatting=record.formatting
+            new._record,
+            source=source,
+            formatting=record.formatting,
+            encryption=record.encryption,
         )
         new._create(record)
         return new
@@ -413,6 +428,9 @@ def _normalised(given: Mapping[str, Any]) -> dict[str, Any]:
             fields.pop(name, None)
         else:
             fields[name] = texts(name, fields[name])
+    if fields.get("encryption") is not None:
+        multiattach = bool(fields.get("multiattach"))
+        fields["encryption"] = specs_of(fields["encryption"], multiattach=multiattach)
     return fields
 
 

@@ -142,8 +142,13 @@ def volume_glance_metadata_delete_by_snapshot(_context: Any, _snapshot_id: str) 
 def volume_encryption_metadata_get(
     _context: Any, _volume_id: str, session: Any = None
 ) -> dict[str, Any]:
-    """Encryption belongs to the node here; the backend sees plain volumes."""
-    return {"encryption_key_id": None}
+    """What a host needs to know of a volume's encryption; the key's id is None without."""
+    row = volume_get(None, _volume_id)
+    kind = row["volume_type"]
+    specs = (kind and kind["encryption"]) or {}
+    names = ("provider", "cipher", "key_size", "control_location")
+    found = {name: specs[name] for name in names if specs}
+    return {"encryption_key_id": row["encryption_key_id"], **found}
 
 
 # -- attachments ---------------------------------------------------------------

@@ -98,7 +98,7 @@ def volume_row(
     in_use = any(row["attach_status"] == "attached" for row in attachments)
     volume_type = type_of(record)
     return Row(
-        {name: record.provider.get(name) for name in PROVIDER_FIELDS},
+        {name: record.provider.get(name) for name in PROVIDER_FIELDS} | _key_of(record),
         **owner,
         **source_ids,
         id=record.cinder_id,
@@ -145,11 +145,14 @@ def changed(
             record, provider=provider_fields(row), metadata=dictionary(row["snapshot_metadata"])
         )
     pool = str(row["host"]).partition("#")[2]
+    provider = provider_fields(row)
+    for known in _key_of(record):
+        provider.pop(known, None)
     return msgspec.structs.replace(
         record,
         pool=pool,
         size_gib=int(row["size"]),
-        provider=provider_fields(row),
+        provider=provider,
         metadata=dictionary(row["volume_metadata"]),
         admin_metadata=dictionary(row["volume_admin_metadata"]),
         multiattach=bool(row["multiattach"]),
@@ -265,6 +268,11 @@ def attachment_row(record: ConnectionRecord, volume_id: str) -> Row:
 @functools.lru_cache
 def _type_id(content: str) -> str:
     return str(uuid.uuid5(_TYPE_NAMESPACE, content))
+
+
+def _key_of(record: VolumeRecord) -> dict[str, str]:
+    """The id of a volume's encryption key, by the name of Cinder's column."""
+    return {"encryption_key_id": record.encryption.key_id} if record.encryption else {}
 
 
 def type_of(record: VolumeRecord) -> Row:
