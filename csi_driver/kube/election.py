@@ -26,16 +26,16 @@ from csi_driver.kube.errors import ApiConflict, ApiError, ApiNotFound
 
 LOG = logging.getLogger(__name__)
 
-LEASE_SECONDS = 8.0
+LEASE_SECONDS = 6.0
 """After so long without renewal another replica takes over."""
 
-RENEW_SECONDS = 5.0
+RENEW_SECONDS = 4.0
 """After so long without renewal the leader begins nothing new."""
 
-RETRY_SECONDS = 1.5
+RETRY_SECONDS = 1.0
 """How often the Lease is looked at and renewed."""
 
-_REQUEST_SECONDS = 2.5
+_REQUEST_SECONDS = 1.5
 """How long one request may take: two fit between renewal and deadline."""
 
 

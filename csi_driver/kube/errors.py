@@ -84,3 +84,12 @@ class ApiInvalid(ApiError):
     """The API server cannot accept the object (400, 422)."""
 
     advice = "Check that the installed custom resource definitions are those of this version"
+
+
+class NotLeading(CinderCSIError):
+    """Another replica works, or nobody can tell now who does.
+
+    The message says which, and since when.
+    """
+
+    advice = "Ask the replica that leads; the sidecars of this one wait until it does"

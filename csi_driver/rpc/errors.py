@@ -56,6 +56,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _STORE + "StoreLocked": Code.FAILED_PRECONDITION,
     # the Kubernetes API; what the record store passes on is a StoreUnavailable
     _KUBE + "ApiError": Code.UNAVAILABLE,
+    _KUBE + "NotLeading": Code.UNAVAILABLE,
     _KUBE + "ApiUnreachable": Code.UNAVAILABLE,
     _KUBE + "ApiOutcomeUnknown": Code.UNAVAILABLE,
     _KUBE + "ApiBusy": Code.UNAVAILABLE,

@@ -72,6 +72,9 @@ class KubernetesStore(RecordStore):
 
     :param driver: the CSI driver name; other drivers' records are not seen.
     :param speaks: whether this process tells Events now: of several replicas the leader does.
+    :param may_write: returns as soon as this process may write, and raises when it never
+        may again; called before every write.  While the leader cannot reach the API server
+        it waits there: what a backend did is written when the server is back.
     :param wait: waits so many seconds between tries; injected by tests.
     :raises ConfigurationError: definitions are missing or too old.
     :raises StoreUnavailable: the API server cannot be reached, or refuses.
@@ -83,11 +86,13 @@ class KubernetesStore(RecordStore):
         driver: str,
         *,
         speaks: Callable[[], bool] = lambda: True,
+        may_write: Callable[[], None] = lambda: None,
         wait: Callable[[float], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._speaks = speaks
+        self._may_write = may_write
         self._driver = driver
         self._closed = threading.Event()
         self._wait = wait or self._closed.wait
@@ -262,6 +267,9 @@ class KubernetesStore(RecordStore):
         until = self._clock() + WRITE_SECONDS
         delay = 0.2
         while True:
+            asked = self._clock()
+            self._may_write()
+            until += self._clock() - asked
             try:
                 return request()
             except (ApiBusy, ApiUnreachable, ApiOutcomeUnknown) as error:
