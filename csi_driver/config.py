@@ -47,6 +47,7 @@ class StoreKind(StrEnum):
 
     MEMORY = "memory"
     DB = "db"
+    KUBERNETES = "kubernetes"
 
 
 class Hidden(str):
@@ -84,6 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What ``cinder-csi serve`` runs with.
 
     ``store_url`` is a PostgreSQL database for a ``db`` store; '' for SQLite in ``state_dir``.
+    ``kubeconfig`` says how the API server is reached when records are in Kubernetes; None:
+    as a Pod.  ``keys_dir`` holds the key rings; None: the state directory does.
     ``max_volumes`` 0 means no limit; ``drain_seconds`` is how long running work
     is waited for at SIGTERM.  ``configured`` are the backends of a configuration file, none
     for the embedded default, and ``cinder_options`` options of cinder.conf's [DEFAULT].
@@ -95,11 +98,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = Role.ALL
     store: StoreKind = StoreKind.DB
     store_url: Hidden = Hidden()
+    kubeconfig: Path | None = None
+    keys_dir: Path | None = None
     driver_name: str = DRIVER_NAME
     max_volumes: int = 0
     drain_seconds: float = 25.0
     configured: tuple[BackendSettings, ...] = ()
     cinder_options: dict[str, Any] = {}
+
+    @property
+    def transport_keys(self) -> Path:
+        """The file of the keys that seal the publish_context; controller and nodes have it."""
+        return (self.keys_dir or self.state_dir / "keys") / "transport.json"
+
+    @property
+    def records_keys(self) -> Path:
+        """The file of the keys that seal secrets in records; only controllers have it."""
+        return (self.keys_dir or self.state_dir / "keys") / "records.json"
 
     @property
     def topology_key(self) -> str:
@@ -158,6 +173,9 @@ def validated(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"--store {settings.store} has no URL", advice="Use --store db with a --store-url"
         )
+    for flag, value in (("--kubeconfig", settings.kubeconfig), ("--keys-dir", settings.keys_dir)):
+        if value and settings.store is not StoreKind.KUBERNETES:
+            raise ConfigurationError(f"{flag} is for --store kubernetes only")
     if settings.max_volumes < 0:
         raise ConfigurationError("--max-volumes-per-node is negative", advice="0 means no limit")
     if not (math.isfinite(settings.drain_seconds) and settings.drain_seconds >= 0):

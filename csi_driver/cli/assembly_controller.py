@@ -4,36 +4,65 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from csi_driver.base.sealing import KeyRing
+from csi_driver.base.sealing import KeyFile, KeyRing
 from csi_driver.cinderlib.lookup import StoreLookup
 from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence.factory import open_store
+from csi_driver.cinderlib.persistence.records import ConnectionRecord
 from csi_driver.cinderlib.persistence.sealed import SealedStore
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cinderlib.runtime import bootstrap, drivers
+from csi_driver.cli.cluster import Replica, connection, refuse_lost_records
+from csi_driver.cli.cluster_nodes import ClusterNodes
 from csi_driver.cli.installation import prove
 from csi_driver.cli.shared_directory import SharedDirectory
 from csi_driver.cli.store_options import asked, remembered
 from csi_driver.config import Settings
+from csi_driver.controller import ids
 from csi_driver.controller.backends import Backends, ControllerBackend
 from csi_driver.controller.context import ControllerContext
+from csi_driver.controller.ports import NodeDirectory
 from csi_driver.controller.service import ControllerService
+from csi_driver.kube.api import Api
 
 LOG = logging.getLogger("csi_driver.serve")
 
 
 def make_controller(settings: Settings, keys: Callable[[], KeyRing]) -> ControllerService:
-    """The controller of this process, with its store proved and its backends set up.
+    """The controller of this process, which is the only one of its records.
 
     :raises CinderCSIError: store, state directory or a backend cannot be used.
     """
-    kind, url = settings.store.value, settings.store_url
-    store = open_store(asked(kind, url), settings.state_dir)
+    return _controller(settings, keys, _own_records(settings))
+
+
+def make_replica(
+    settings: Settings, keys: Callable[[], KeyRing], replica: Replica, stopped: Callable[[], bool]
+) -> ControllerService | None:
+    """The controller of one of several replicas, once it leads.
+
+    :param stopped: whether the process was told to end meanwhile.
+    :returns: None when it was.
+    :raises CinderCSIError: store, API server or a backend cannot be used.
+    """
+    # Importing Cinder takes a second, which a standby has and a new leader has not.
+    _set_up(settings)
+    records = _cluster_records(settings, replica, stopped)
+    if records is None:
+        return None
+    controller = _controller(settings, keys, records)
+    replica.watch()
+    return controller
+
+
+def _controller(
+    settings: Settings, keys: Callable[[], KeyRing], records: _Records
+) -> ControllerService:
+    store, nodes = records.store, records.nodes
     try:
-        prove(store, remembered(kind, url), settings.state_dir)
         _seal_what_is_older(store)
-        nodes = SharedDirectory(settings.state_dir)
         context = ControllerContext(
             store=store,
             backends=Backends(_backends(settings, store, nodes)),
@@ -48,6 +77,63 @@ def make_controller(settings: Settings, keys: Callable[[], KeyRing]) -> Controll
     return ControllerService(context)
 
 
+@dataclass(frozen=True)
+class _Records:
+    """Where a controller reads and writes what it knows."""
+
+    store: RecordStore
+    nodes: NodeDirectory
+
+
+def _own_records(settings: Settings) -> _Records:
+    """A store of this process alone, and the state directory that it shares with nodes."""
+    kind, url = settings.store.value, settings.store_url
+    store = open_store(asked(kind, url), settings.state_dir)
+    try:
+        prove(store, remembered(kind, url), settings.state_dir)
+    except BaseException:
+        store.close()
+        raise
+    return _Records(store, SharedDirectory(settings.state_dir))
+
+
+def _cluster_records(
+    settings: Settings, replica: Replica, stopped: Callable[[], bool]
+) -> _Records | None:
+    """The records of a cluster, once this replica leads; None when it was stopped before.
+
+    A standby follows them already, so that it can take over at once.
+    """
+    # Here, because other controllers do without.
+    from csi_driver.cinderlib.persistence.kubernetes.store import KubernetesStore
+
+    api = Api(connection(settings))
+    driver = settings.driver_name
+    inner = KubernetesStore(
+        api,
+        driver,
+        speaks=replica.is_leading,
+        may_write=replica.may_write,
+        may_be_new=lambda: refuse_lost_records(api, driver),
+    )
+    store = SealedStore(inner, KeyFile(settings.records_keys))
+
+    def is_published(volume_id: str, node_id: str) -> bool:
+        return store.get(ConnectionRecord, ids.connection_id(volume_id, node_id)) is not None
+
+    try:
+        nodes = ClusterNodes(api, driver, is_published)
+        replica.start()
+        if not replica.wait_to_lead(stopped):
+            store.close()
+            return None
+        inner.refresh()
+    except BaseException:
+        store.close()
+        raise
+    return _Records(store, nodes)
+
+
 def _seal_what_is_older(store: RecordStore) -> None:
     """Let the current records key be the only one in use, before records are planned on."""
     if isinstance(store, SealedStore) and (written := store.reseal()):
@@ -55,13 +141,9 @@ def _seal_what_is_older(store: RecordStore) -> None:
 
 
 def _backends(
-    settings: Settings, store: RecordStore, nodes: SharedDirectory
+    settings: Settings, store: RecordStore, nodes: NodeDirectory
 ) -> list[ControllerBackend]:
-    bootstrap.setup(
-        bootstrap.RuntimeSettings(
-            state_path=settings.state_dir / "cinder", cinder_options=settings.cinder_options
-        )
-    )
+    _set_up(settings)
     lookup = StoreLookup(store)
     made = []
     for backend in settings.backends():
@@ -70,3 +152,11 @@ def _backends(
         manager = VolumeManager(backend.name, options, lookup)
         made.append(ControllerBackend(manager, nodes, settings.topology_key))
     return made
+
+
+def _set_up(settings: Settings) -> None:
+    bootstrap.setup(
+        bootstrap.RuntimeSettings(
+            state_path=settings.state_dir / "cinder", cinder_options=settings.cinder_options
+        )
+    )

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from csi_driver.attach.attacher import Attacher, AttachSettings
 from csi_driver.base.sealing import KeyRing
 from csi_driver.cli.shared_directory import SharedDirectory
-from csi_driver.config import Settings
+from csi_driver.config import Settings, StoreKind
+from csi_driver.node.ports import NodeLedger
 from csi_driver.node.requests import NodeSettings
 from csi_driver.node.service import NodeService
 
@@ -16,9 +17,9 @@ LOG = logging.getLogger("csi_driver.serve")
 
 
 def make_node(settings: Settings, keys: Callable[[], KeyRing]) -> NodeService:
-    """The node service of this process, registered in the shared state directory.
+    """The node service of this process, registered where the controller finds it.
 
-    :raises CinderCSIError: the state directory cannot be used.
+    :raises CinderCSIError: the state directory cannot be used, or the ledger not reached.
     """
     service = NodeService(
         NodeSettings(
@@ -28,9 +29,19 @@ def make_node(settings: Settings, keys: Callable[[], KeyRing]) -> NodeService:
             topology={settings.topology_key: settings.node_id},
             max_volumes=settings.max_volumes,
         ),
-        SharedDirectory(settings.state_dir),
+        _ledger(settings),
         keys,
         Attacher(AttachSettings(lock_path=settings.state_dir / "locks")),
     )
     service.register()
     return service
+
+
+def _ledger(settings: Settings) -> NodeLedger:
+    if settings.store is not StoreKind.KUBERNETES:
+        return SharedDirectory(settings.state_dir)
+    from csi_driver.cli.cluster import connection
+    from csi_driver.cli.cluster_ledger import ClusterLedger
+    from csi_driver.kube.api import Api
+
+    return ClusterLedger(Api(connection(settings)), settings.driver_name, settings.node_id)

@@ -69,6 +69,23 @@ def serve(
     ] = StoreKind.DB,
     store_url: StoreUrl = "",
     store_url_file: StoreUrlFile = None,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=_PREFIX + "KUBECONFIG",
+            help="With --store kubernetes: the kubeconfig of a process outside of the cluster.",
+            show_default="the Pod's service account",
+        ),
+    ] = None,
+    keys_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=_PREFIX + "KEYS_DIR",
+            help="Directory of records.json and transport.json, as a mounted Secret has them."
+            " Needed where replicas share their records: they share these keys too.",
+            show_default="keys in the state directory",
+        ),
+    ] = None,
     node_id: Annotated[
         str,
         typer.Option(
@@ -123,6 +140,8 @@ def serve(
             role=role,
             store=store,
             store_url=store_options.store_url(store_url, store_url_file),
+            kubeconfig=kubeconfig.absolute() if kubeconfig else None,
+            keys_dir=keys_dir.absolute() if keys_dir else None,
             driver_name=driver_name,
             max_volumes=max_volumes_per_node,
             drain_seconds=drain_seconds,

@@ -13,14 +13,17 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csi_driver.base import sealing
-from csi_driver.base.errors import StateDirectoryError
-from csi_driver.config import Settings
+from csi_driver.base.errors import ConfigurationError, StateDirectoryError
+from csi_driver.config import Settings, StoreKind
 from csi_driver.rpc.handlers import Gate, Readiness
 from csi_driver.rpc.identity import Identity
 from csi_driver.rpc.server import Server, socket_path
+
+if TYPE_CHECKING:
+    from csi_driver.cli.cluster import Replica
 
 LOG = logging.getLogger("csi_driver.serve")
 
@@ -29,10 +32,13 @@ class Parts:
     """What a process serves with, made for its role.
 
     Each part is told to drain within the same seconds; ``close`` comes last.
+
+    :param replica: this process among the controllers of a cluster; None where it is alone.
     """
 
-    def __init__(self, settings: Settings, gate: Gate) -> None:
+    def __init__(self, settings: Settings, gate: Gate, replica: Replica | None) -> None:
         self._settings = settings
+        self._replica = replica
         self._drains: list[Callable[[float], bool]] = []
         self._closes: list[Callable[[], None]] = []
         self._running: list[Callable[[], list[str]]] = []
@@ -47,14 +53,16 @@ class Parts:
 
             self.node = Node(gate)
 
-    def make(self) -> None:
+    def make(self, stopped: Callable[[], bool]) -> None:
         """Make the services of the role; slow.
 
-        The node comes first: it registers, and the controller finds it.
+        The node comes first: it registers, and the controller finds it.  A controller of
+        several replicas is made when this one leads.
 
+        :param stopped: whether the process was told to end meanwhile.
         :raises CinderCSIError: the configuration or the state cannot be used.
         """
-        keys = sealing.KeyFile(transport_key_path(self._settings.state_dir))
+        keys = sealing.KeyFile(self._settings.transport_keys)
         if self.node is not None:
             from csi_driver.cli.assembly_node import make_node
 
@@ -62,9 +70,14 @@ class Parts:
             self.node.service = node
             self._drains.append(node.drain)
         if self.controller is not None:
-            from csi_driver.cli.assembly_controller import make_controller
+            from csi_driver.cli.assembly_controller import make_controller, make_replica
 
-            controller = make_controller(self._settings, keys)
+            if self._replica is None:
+                controller = make_controller(self._settings, keys)
+            elif (made := make_replica(self._settings, keys, self._replica, stopped)) is None:
+                return
+            else:
+                controller = made
             self.controller.service = controller
             self._drains.append(controller.drain)
             self._closes.append(controller.close)
@@ -81,9 +94,11 @@ class Parts:
         return [sentence for part in self._running for sentence in part()]
 
     def close(self) -> None:
-        """Release stores and pools."""
+        """Release stores and pools; then another replica may lead."""
         for close in self._closes:
             close()
+        if self._replica is not None:
+            self._replica.stop()
 
 
 class StopSignals:
@@ -117,13 +132,14 @@ def serve(settings: Settings) -> int:
     """
     path = socket_path(settings.endpoint)
     prepare_state_dir(settings)
-    gate = Gate()
-    parts = Parts(settings, gate)
+    replica = _replica(settings)
+    gate = Gate(replica.refuse) if replica else Gate()
+    parts = Parts(settings, gate, replica)
     server = Server(path, gate, Identity(settings.driver_name, gate), parts.controller, parts.node)
     stop = StopSignals()
     server.start()
     try:
-        _make(parts)
+        _make(parts, lambda: stop.came)
         if not stop.came:
             gate.state = Readiness.READY
             LOG.info("Ready: role %s, node id %s", settings.role, settings.node_id)
@@ -140,7 +156,27 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def _make(parts: Parts) -> None:
+def _replica(settings: Settings) -> Replica | None:
+    """This process in the election of controllers; None where there is none.
+
+    :raises ConfigurationError: the API server cannot be reached as configured.
+    """
+    if settings.store is not StoreKind.KUBERNETES or not settings.role.controller:
+        return None
+    if settings.role.node:
+        raise ConfigurationError(
+            "Controller and node do not share a process when records are in Kubernetes",
+            advice="Run --role controller in a Deployment and --role node in a DaemonSet",
+        )
+    from csi_driver.cli.cluster import Replica, connection
+    from csi_driver.kube.api import Api
+
+    # Another connection than the records': an election does not wait behind them.
+    api = Api(connection(settings), connections=2)
+    return Replica(api, settings.driver_name, settings.node_id)
+
+
+def _make(parts: Parts, stopped: Callable[[], bool]) -> None:
     """Make the parts without the garbage collector.
 
     Importing Cinder makes 140,000 objects that live as long as the process.
@@ -149,7 +185,7 @@ def _make(parts: Parts) -> None:
     """
     gc.disable()
     try:
-        parts.make()
+        parts.make(stopped)
     finally:
         gc.freeze()
         gc.enable()
@@ -163,11 +199,6 @@ def _drain(settings: Settings, server: Server, parts: Parts) -> bool:
         LOG.warning("Left to the next process, as recorded: %s", sentence)
     LOG.info("Drained" if work else "Stopping with work left")
     return work
-
-
-def transport_key_path(state_dir: Path) -> Path:
-    """Where the keys are that seal the publish_context; controller and nodes have them."""
-    return state_dir / "keys" / "transport.json"
 
 
 def prepare_state_dir(settings: Settings) -> None:

@@ -71,11 +71,15 @@ class Readiness(Enum):
 class Gate:
     """Whether calls may start, and how many run.
 
+    :param refuse: called with the method's name before a call is let in; raises to keep it
+        out.  For what changes while the process is ready, as who leads.
+
     ``_lock`` protects ``_running``; its waiters wait for none to run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refuse: Callable[[str], None] = lambda method: None) -> None:
         self.state = Readiness.STARTING
+        self._also_refuse = refuse
         self._lock = threading.Condition()
         self._running = 0
 
@@ -86,6 +90,7 @@ class Gate:
         :raises ShuttingDown: the process is draining.
         :raises TooManyCalls: :data:`MOST_CALLS` run.
         """
+        self._also_refuse(method)
         with self._lock:
             self._refuse(method)
             self._running += 1

@@ -115,9 +115,9 @@ class ApiServer:
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
-    def write_kubeconfig(self, path: Path, token: str) -> Path:
-        """A kubeconfig of one who has a token."""
-        self._write_kubeconfig(path, token)
+    def write_kubeconfig(self, path: Path, token: str, namespace: str = "default") -> Path:
+        """A kubeconfig of one who has a token and lives in a namespace."""
+        self._write_kubeconfig(path, token, namespace)
         return path
 
     # -- parts -------------------------------------------------------------------
@@ -178,7 +178,8 @@ class ApiServer:
                 assert time.monotonic() < until, f"not ready: {error}\n{self.log()}"
                 time.sleep(0.05)
 
-    def _write_kubeconfig(self, path: Path, token: str) -> None:
+    def _write_kubeconfig(self, path: Path, token: str, namespace: str = "default") -> None:
+        context = {"cluster": "tests", "user": "user", "namespace": namespace}
         cluster = {"server": self.url, "certificate-authority": str(self.directory / "ca.crt")}
         config = {
             "apiVersion": "v1",
@@ -186,7 +187,7 @@ class ApiServer:
             "current-context": "tests",
             "clusters": [{"name": "tests", "cluster": cluster}],
             "users": [{"name": "user", "user": {"token": token}}],
-            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "user"}}],
+            "contexts": [{"name": "tests", "context": context}],
         }
         path.write_text(yaml.safe_dump(config))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
+
 from csi_driver.base.values import GIB
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc.client import Client
@@ -59,6 +61,13 @@ class Calls(Client):
         """ControllerUnpublishVolume."""
         request = pb.ControllerUnpublishVolumeRequest(volume_id=volume_id, node_id=node_id)
         self.controller.ControllerUnpublishVolume(request, timeout=WAIT)
+
+    def probe(self) -> bool | None:
+        """Probe: whether the process is ready; None when it does not answer."""
+        try:
+            return bool(self.identity.Probe(pb.ProbeRequest(), timeout=WAIT).ready.value)
+        except grpc.RpcError:
+            return None
 
     def published(self) -> dict[str, list[str]]:
         """ListVolumes: the nodes that have each volume."""

@@ -91,6 +91,15 @@ class DriverProcess:
 
     def start(self) -> None:
         """Start the process and wait until Probe says ready. Raises DriverDidNotStart."""
+        self.spawn()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def spawn(self) -> None:
+        """Start the process, for one that may not become ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -99,11 +108,6 @@ class DriverProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.kill()
-            raise
 
     def stop(self) -> int:
         """End the process by SIGTERM, by SIGKILL if it does not obey, and return its exit code."""

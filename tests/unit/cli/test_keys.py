@@ -18,9 +18,12 @@ from csi_driver.cinderlib.persistence.factory import database_path, open_store, 
 from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cli.keys import age
-from csi_driver.cli.serving import transport_key_path
 
 COMMAND = Path(sys.executable).with_name("cinder-csi")
+
+
+def transport_keys_path(directory: Path) -> Path:
+    return directory / "keys" / "transport.json"
 
 
 class Installation:
@@ -28,7 +31,7 @@ class Installation:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        load_or_create(transport_key_path(directory))
+        load_or_create(transport_keys_path(directory))
         with self.store():
             pass
 
@@ -46,7 +49,7 @@ class Installation:
 
     @property
     def transport_ring(self) -> KeyRing:
-        return load(transport_key_path(self.directory))
+        return load(transport_keys_path(self.directory))
 
     def keys(self, *arguments: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -114,7 +117,7 @@ def test_showing_tells_ring_id_age_and_use(installation: Installation):
 
 
 def test_a_key_of_unknown_age_is_shown_as_such(installation: Installation):
-    path = transport_key_path(installation.directory)
+    path = transport_keys_path(installation.directory)
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(load(path), created={})))
     assert "unknown" in installation.keys("show")
 
@@ -186,7 +189,7 @@ def test_without_keys_or_store_it_says_where_to_look(tmp_path: Path):
     for action in ("show", "rotate", "prune"):
         assert "There are no keys" in run(action)
     assert not list(tmp_path.iterdir())
-    load_or_create(transport_key_path(tmp_path))
+    load_or_create(transport_keys_path(tmp_path))
     assert "Prune in the state directory of the controller" in run("prune")
     assert "There is no key file" in run("rotate", "--ring", "records")
     assert not database_path(tmp_path).exists()

@@ -75,6 +75,8 @@ class KubernetesStore(RecordStore):
     :param may_write: returns as soon as this process may write, and raises when it never
         may again; called before every write.  While the leader cannot reach the API server
         it waits there: what a backend did is written when the server is back.
+    :param may_be_new: called before the first records of a driver are begun; raises to
+        prevent it.
     :param wait: waits so many seconds between tries; injected by tests.
     :raises ConfigurationError: definitions are missing or too old.
     :raises StoreUnavailable: the API server cannot be reached, or refuses.
@@ -87,6 +89,7 @@ class KubernetesStore(RecordStore):
         *,
         speaks: Callable[[], bool] = lambda: True,
         may_write: Callable[[], None] = lambda: None,
+        may_be_new: Callable[[], None] = lambda: None,
         wait: Callable[[float], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,7 +107,7 @@ class KubernetesStore(RecordStore):
         }
         with _explained("The records cannot be opened"):
             definitions.check(api)
-            self.installation_id, self.fresh = self._installation()
+            self.installation_id, self.fresh = self._installation(may_be_new)
         self._events = Events(api, driver)
         self._attached = AttachedColumn(self._write_attached)
         for reflector in self._reflectors.values():
@@ -326,11 +329,12 @@ class KubernetesStore(RecordStore):
     def _path(self, resource: Resource, record_id: str) -> str:
         return f"{resource.path}/{objects.object_name(resource, self._driver, record_id)}"
 
-    def _installation(self) -> tuple[str, bool]:
+    def _installation(self, may_be_new: Callable[[], None]) -> tuple[str, bool]:
         """The installation id, made when there is none, and whether it was made now."""
         path = f"{_INSTALLATIONS}/{self._driver}"
         with contextlib.suppress(ApiNotFound):
             return _installation_id(self._api.get(path)), False
+        may_be_new()
         made = {
             "apiVersion": API_VERSION,
             "kind": "CinderInstallation",

@@ -1,0 +1,130 @@
+"""What a process of a cluster has besides: the API server, and a place in the election.
+
+Used by ``serving`` and the assemblies when the records are in Kubernetes.  Every controller
+replica serves its socket and watches the records; the one that holds the Lease works, the
+others answer controller calls with who does.  Loads no client library: a node process uses
+it too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+
+from csi_driver.base.errors import ConfigurationError
+from csi_driver.config import Settings
+from csi_driver.kube.api import Api
+from csi_driver.kube.connection import Connection, in_cluster
+from csi_driver.kube.election import Elector, Standing
+from csi_driver.kube.errors import ApiError, NotLeading
+
+LOG = logging.getLogger("csi_driver.serve")
+
+DEPOSED_EXIT_CODE = 75
+"""Of a process that led and was replaced (EX_TEMPFAIL): kubelet starts it again."""
+
+_LOOK_SECONDS = 0.2
+
+
+def connection(settings: Settings) -> Connection:
+    """How the API server is reached: by the kubeconfig that is named, else as a Pod.
+
+    :raises ConfigurationError: it cannot be.
+    """
+    if settings.kubeconfig is None:
+        return in_cluster()
+    from csi_driver.kube.kubeconfig import from_kubeconfig
+
+    return from_kubeconfig(settings.kubeconfig)
+
+
+class Replica:
+    """This process as one of the controller's replicas.
+
+    :param name: of the replica: the Pod's name, where people look for it.
+    """
+
+    def __init__(self, api: Api, driver: str, name: str) -> None:
+        self._elector = Elector(api, driver, f"{name}/{uuid.uuid4().hex[:8]}")
+        self._ending = threading.Event()
+
+    def start(self) -> None:
+        """Take part in the election from now on."""
+        self._elector.start()
+
+    def wait_to_lead(self, stopped: Callable[[], bool]) -> bool:
+        """Wait until this replica leads; False when the process was stopped before."""
+        LOG.info("Standing by: %s", self._elector.explain())
+        while not stopped():
+            if self._elector.wait_to_lead(_LOOK_SECONDS) is Standing.LEADING:
+                return True
+        return False
+
+    def watch(self) -> None:
+        """End the process at once should another replica take over.
+
+        What it knows is old from then on.  Its backend calls that still run were recorded
+        before they began, and the new leader takes care of them.
+        """
+        threading.Thread(target=self._end_when_deposed, name="deposed", daemon=True).start()
+
+    def is_leading(self) -> bool:
+        """Whether this replica leads at this moment."""
+        return self._elector.standing is Standing.LEADING
+
+    def refuse(self, method: str) -> None:
+        """Let a call of the controller pass only while this replica leads.
+
+        :raises NotLeading: it does not.
+        """
+        if not self.is_leading():
+            raise NotLeading(f"{method} is not served here: {self._elector.explain()}")
+
+    def may_write(self) -> None:
+        """Return when records may be written; waits while the API server is away.
+
+        :raises NotLeading: never again.
+        """
+        if self._elector.wait_to_lead() is not Standing.LEADING:
+            raise NotLeading(f"Nothing is recorded any more: {self._elector.explain()}")
+
+    def stop(self) -> None:
+        """Leave the election; the Lease is free for another at once."""
+        self._ending.set()
+        self._elector.stop()
+
+    def _end_when_deposed(self) -> None:
+        while not self._ending.wait(_LOOK_SECONDS):
+            if self._elector.standing is Standing.DEPOSED:
+                LOG.error("Ending at once: %s", self._elector.explain())
+                logging.shutdown()
+                os._exit(DEPOSED_EXIT_CODE)
+
+
+def refuse_lost_records(api: Api, driver: str) -> None:
+    """Refuse records that are new while the cluster has volumes of this driver.
+
+    Every id would be unknown, and ControllerUnpublishVolume would answer OK for attachments
+    that exist.  For a store that is ``fresh``.
+
+    :raises ConfigurationError: there are such volumes.
+    """
+    try:
+        found = [
+            item["metadata"]["name"]
+            for item in api.list("/api/v1/persistentvolumes")[0]
+            if (item["spec"].get("csi") or {}).get("driver") == driver
+        ]
+    except ApiError as error:
+        raise ConfigurationError(
+            f"The records are new, and whether there are volumes already is not known: {error}"
+        ) from error
+    if found:
+        raise ConfigurationError(
+            f"The cluster has {len(found)} PersistentVolumes of {driver} ({', '.join(found[:3])},"
+            " ...) and no record of any",
+            advice="Restore the records from a backup, then the CinderInstallation with them",
+        )
