@@ -171,12 +171,19 @@ class DriverProcess:
             self.stop()
 
 
+_NOT_SERVING = (
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,  # the call arrived while the process ends
+)
+
+
 def _is_ready(identity: csi_pb2_grpc.IdentityStub) -> bool:
     """One Probe, which waits for the socket. An answer without `ready` means ready (CSI, Probe)."""
     try:
         answer = identity.Probe(csi_pb2.ProbeRequest(), timeout=PROBE_SECONDS, wait_for_ready=True)
     except grpc.RpcError as error:
-        if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+        if error.code() in _NOT_SERVING:
             return False
         raise
     return not answer.HasField("ready") or answer.ready.value
