@@ -26,7 +26,7 @@ test-full: lint ## Run every test, also those that take minutes
 
 test-kubernetes: ## Run the tests against a real Kubernetes API server, built with Go into the user's cache
 	@tools/setup.sh dev
-	@$(BIN)/pytest -m kubernetes tests/cluster $(ARGS)
+	@$(BIN)/pytest -m 'kubernetes and not full' tests/cluster $(ARGS)
 
 lab: ## Run the tests on real storage; see docs/lab.md
 	@tools/setup.sh dev
