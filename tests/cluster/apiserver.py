@@ -26,6 +26,7 @@ from csi_driver.kube.api import Api, Object
 from csi_driver.kube.connection import Connection
 from csi_driver.kube.errors import ApiError
 from tests.cluster.binaries import Binaries
+from tests.support.waiting import look_again
 
 ADMIN_TOKEN = "admin-of-the-tests"
 READY_SECONDS = 60
@@ -176,7 +177,7 @@ class ApiServer:
                 return
             except ApiError as error:
                 assert time.monotonic() < until, f"not ready: {error}\n{self.log()}"
-                time.sleep(0.05)
+                look_again()
 
     def _write_kubeconfig(self, path: Path, token: str, namespace: str = "default") -> None:
         context = {"cluster": "tests", "user": "user", "namespace": namespace}
