@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -122,13 +123,16 @@ def test_differences_are_named_from_both_sides(full: RecordStore, volume: Volume
 
 def test_a_source_that_changes_meanwhile_is_noticed(full: RecordStore, volume: Volume) -> None:
     class Interfering(MemoryStore):
-        """Somebody changes the source as soon as its first record is here."""
+        """Somebody changes the source as soon as its first record is here, once."""
+
+        one_at_a_time = threading.Lock()
 
         def put(self, record: Any) -> Any:
             stored = super().put(record)
-            first: Record | None = full.get(VolumeRecord, "v-0000")
-            if isinstance(first, VolumeRecord) and first.size_gib == 1:
-                full.put(replace(first, size_gib=5))
+            with self.one_at_a_time:
+                first: Record | None = full.get(VolumeRecord, "v-0000")
+                if isinstance(first, VolumeRecord) and first.size_gib == 1:
+                    full.put(replace(first, size_gib=5))
             return stored
 
     with (
