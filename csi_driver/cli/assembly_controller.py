@@ -70,6 +70,7 @@ def _controller(
             keys=keys,
             driver_name=settings.driver_name,
             topology_key=settings.topology_key,
+            may_begin=records.may_begin,
         )
     except BaseException:
         store.close()
@@ -83,6 +84,7 @@ class _Records:
 
     store: RecordStore
     nodes: NodeDirectory
+    may_begin: Callable[[], bool] = lambda: True
 
 
 def _own_records(settings: Settings) -> _Records:
@@ -131,7 +133,7 @@ def _cluster_records(
     except BaseException:
         store.close()
         raise
-    return _Records(store, nodes)
+    return _Records(store, nodes, replica.is_leading)
 
 
 def _seal_what_is_older(store: RecordStore) -> None:

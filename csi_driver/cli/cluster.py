@@ -28,6 +28,8 @@ DEPOSED_EXIT_CODE = 75
 
 _LOOK_SECONDS = 0.2
 
+_WAIT_FOR_SERVER = "Check that the API server can be reached from this Pod; the call may be retried"
+
 
 def connection(settings: Settings) -> Connection:
     """How the API server is reached: by the kubeconfig that is named, else as a Pod.
@@ -75,13 +77,26 @@ class Replica:
         """Whether this replica leads at this moment."""
         return self._elector.standing is Standing.LEADING
 
-    def refuse(self, method: str) -> None:
-        """Let a call of the controller pass only while this replica leads.
+    def admit(self, method: str, effect: bool) -> str:
+        """Let a call of the controller pass while this replica leads.
 
-        :raises NotLeading: it does not.
+        A leader that cannot reach the API server still answers what changes nothing: nobody
+        else wrote a record as long as it is not replaced, so its cache is the truth, or was
+        a moment ago.
+
+        :param effect: whether the call changes something.
+        :returns: what the caller should know of the answer, '' for nothing.
+        :raises NotLeading: it does not pass.
         """
-        if not self.is_leading():
-            raise NotLeading(f"{method} is not served here: {self._elector.explain()}")
+        standing = self._elector.standing
+        if standing is Standing.LEADING:
+            return ""
+        why = self._elector.explain()
+        if standing is not Standing.UNCERTAIN:
+            raise NotLeading(f"{method} is not served here: {why}")
+        if effect:
+            raise NotLeading(f"{method} is not begun now: {why}", advice=_WAIT_FOR_SERVER)
+        return f"from the cache, because {why}"
 
     def may_write(self) -> None:
         """Return when records may be written; waits while the API server is away.

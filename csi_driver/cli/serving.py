@@ -133,7 +133,7 @@ def serve(settings: Settings) -> int:
     path = socket_path(settings.endpoint)
     prepare_state_dir(settings)
     replica = _replica(settings)
-    gate = Gate(replica.refuse) if replica else Gate()
+    gate = Gate(replica.admit) if replica else Gate()
     parts = Parts(settings, gate, replica)
     server = Server(path, gate, Identity(settings.driver_name, gate), parts.controller, parts.node)
     stop = StopSignals()

@@ -85,6 +85,11 @@ class ControllerBackend:
         known = self._recent()
         return self.stats() if known is None or len(known.pools) > 1 else known
 
+    @property
+    def told_multiattach(self) -> bool | None:
+        """Whether volumes can be attached to several hosts, as last told; None: never told."""
+        return None if self._stats is None else self._stats[1].multiattach
+
     def _recent(self) -> BackendStats | None:
         known = self._stats
         if known is None or self._clock() - known[0] > STATS_SECONDS:

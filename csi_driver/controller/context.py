@@ -77,7 +77,8 @@ class ControllerContext:
     ``inflight`` keeps one operation on an object at a time; ``attachments`` locks
     a volume while its connections are planned and changed, so that connections of
     one volume to several nodes take turns; ``naming`` locks a name while a new object
-    takes it.
+    takes it.  ``may_begin`` says whether this process may begin work of its own accord
+    now: not while it is unsure whether it leads.
     """
 
     store: RecordStore
@@ -90,6 +91,7 @@ class ControllerContext:
     attachments: KeyedLocks = field(default_factory=KeyedLocks)
     naming: KeyedLocks = field(default_factory=KeyedLocks)
     clock: Callable[[], float] = time.time
+    may_begin: Callable[[], bool] = lambda: True
 
     # -- records, step by step -------------------------------------------------
 

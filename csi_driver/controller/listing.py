@@ -158,6 +158,9 @@ class Listing:
     ) -> Future[str]:
         """CSI ValidateVolumeCapabilities: why they cannot be confirmed; '' when they can.
 
+        The backend is asked once: what it can does not change while the process runs, and
+        this answer shall not wait for a turn among operations that wait for the records.
+
         :raises VolumeNotFound: there is no such volume.
         :raises BackendUnavailable: its backend is not configured; from the future: it does
             not answer.
@@ -169,11 +172,16 @@ class Listing:
         if chosen and chosen != record.request.get("parameters"):
             return done("the volume was made with other parameters")
         backend = self._context.backends.of_record(record.backend)
+        if (multiattach := backend.told_multiattach) is not None:
+            return done(_problem(wanted, multiattach))
         return backend.work.submit(_problem_of, backend, wanted)
 
 
 def _problem_of(backend: ControllerBackend, wanted: Sequence[VolumeCapability]) -> str:
-    multiattach = backend.stats().multiattach
+    return _problem(wanted, backend.stats().multiattach)
+
+
+def _problem(wanted: Sequence[VolumeCapability], multiattach: bool) -> str:
     problems = (capabilities.problem(c, multiattach=multiattach) for c in wanted)
     return next((problem for problem in problems if problem), "")
 

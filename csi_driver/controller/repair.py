@@ -97,8 +97,13 @@ class Repair:
     def round(self, now: float) -> list[Future[Any]]:
         """Start the repair of every record that is due; the futures of what was started.
 
+        Nothing while this process may not begin anything: a repair may start with a driver
+        call that its record allows already, without a write that would wait.
+
         :raises StoreUnavailable: the records cannot be read.
         """
+        if not self._context.may_begin():
+            return []
         store = self._context.store
         pending: list[AnyRecord] = []
         for kind in (ConnectionRecord, SnapshotRecord, VolumeRecord):

@@ -129,21 +129,18 @@ class NodeService:
             topology=dict(settings.topology),
         )
 
-    def register(self) -> None:
-        """Tell the ledger how this node is reached; at start and when it changes.
+    def registration(self) -> NodeRegistration:
+        """How this node is reached now; for :class:`csi_driver.node.registrar.Registrar`.
 
-        :raises LedgerUnavailable: it could not be stored.
         :raises ConnectorPropertiesFailed: this node cannot tell.
         """
         settings = self._parts.settings
-        self._parts.ledger.register(
-            NodeRegistration(
-                node_id=settings.node_id,
-                connector=self._parts.attacher.connector_properties(),
-                topology=dict(settings.topology),
-                max_volumes=settings.max_volumes,
-                version=__version__,
-            )
+        return NodeRegistration(
+            node_id=settings.node_id,
+            connector=self._parts.attacher.connector_properties(),
+            topology=dict(settings.topology),
+            max_volumes=settings.max_volumes,
+            version=__version__,
         )
 
     def drain(self, timeout: float | None = None) -> bool:

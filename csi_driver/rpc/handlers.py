@@ -60,6 +60,13 @@ capabilities are not counted: there are more threads than this.
 """
 
 
+CAVEAT = "cinder-csi-caveat"
+"""The trailing metadata of an answer that may be old, with the reason.
+
+No message of CSI has a field for it, and gRPC lets callers ignore what they do not know.
+"""
+
+
 class Readiness(Enum):
     """What the process can serve now."""
 
@@ -71,29 +78,33 @@ class Readiness(Enum):
 class Gate:
     """Whether calls may start, and how many run.
 
-    :param refuse: called with the method's name before a call is let in; raises to keep it
-        out.  For what changes while the process is ready, as who leads.
+    :param admit: called with the method's name, and whether the call changes something,
+        before a call is let in; raises to keep it out, answers what its caller should know
+        of the answer ('' for nothing).  For what changes while the process is ready, as who
+        leads.
 
     ``_lock`` protects ``_running``; its waiters wait for none to run.
     """
 
-    def __init__(self, refuse: Callable[[str], None] = lambda method: None) -> None:
+    def __init__(self, admit: Callable[[str, bool], str] = lambda method, effect: "") -> None:
         self.state = Readiness.STARTING
-        self._also_refuse = refuse
+        self._admit = admit
         self._lock = threading.Condition()
         self._running = 0
 
-    def enter(self, method: str) -> None:
-        """Count a call in.
+    def enter(self, method: str, *, effect: bool) -> str:
+        """Count a call in; what its caller should know of the answer, '' for nothing.
 
+        :param effect: whether the call changes something.
         :raises NotReady: the process is starting.
         :raises ShuttingDown: the process is draining.
         :raises TooManyCalls: :data:`MOST_CALLS` run.
         """
-        self._also_refuse(method)
+        caveat = self._admit(method, effect)
         with self._lock:
             self._refuse(method)
             self._running += 1
+        return caveat
 
     def _refuse(self, method: str) -> None:
         if self.state is Readiness.STARTING:
@@ -141,10 +152,10 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
             call = _Call(method.__name__, request)
             if "secrets" in request.DESCRIPTOR.fields_by_name:
                 SECRETS.learn(*request.secrets.values())
-            entered = False
+            entered, caveat = False, ""
             try:
                 if not always:
-                    self.gate.enter(call.method)
+                    caveat = self.gate.enter(call.method, effect=effect)
                     entered = True
                 with on_behalf_of(context.add_callback):
                     response = method(self, request)
@@ -154,7 +165,10 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
             except Exception as error:  # the one place where exceptions become codes
                 call.fail(error, context, effect=effect)
             else:
-                call.log("OK" if context.is_active() else "OK, after the caller gave up")
+                done = "OK" if context.is_active() else "OK, after the caller gave up"
+                if caveat:
+                    context.set_trailing_metadata(((CAVEAT, _header(caveat)),))
+                call.log(f"{done}, {caveat}" if caveat else done)
                 return response
             finally:
                 if entered:
@@ -163,6 +177,11 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
         return handler
 
     return wrap
+
+
+def _header(text: str) -> str:
+    """A text as gRPC's metadata may carry it: printable ASCII, one line."""
+    return "".join(each if " " <= each <= "~" else "?" for each in text)
 
 
 class _Call:

@@ -116,9 +116,14 @@ class ApiServer:
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
-    def write_kubeconfig(self, path: Path, token: str, namespace: str = "default") -> Path:
-        """A kubeconfig of one who has a token and lives in a namespace."""
-        self._write_kubeconfig(path, token, namespace)
+    def write_kubeconfig(
+        self, path: Path, token: str, namespace: str = "default", url: str = ""
+    ) -> Path:
+        """A kubeconfig of one who has a token and lives in a namespace.
+
+        :param url: of a proxy in between.
+        """
+        self._write_kubeconfig(path, token, namespace, url)
         return path
 
     # -- parts -------------------------------------------------------------------
@@ -179,9 +184,12 @@ class ApiServer:
                 assert time.monotonic() < until, f"not ready: {error}\n{self.log()}"
                 look_again()
 
-    def _write_kubeconfig(self, path: Path, token: str, namespace: str = "default") -> None:
+    def _write_kubeconfig(
+        self, path: Path, token: str, namespace: str = "default", url: str = ""
+    ) -> None:
         context = {"cluster": "tests", "user": "user", "namespace": namespace}
-        cluster = {"server": self.url, "certificate-authority": str(self.directory / "ca.crt")}
+        authority = str(self.directory / "ca.crt")
+        cluster = {"server": url or self.url, "certificate-authority": authority}
         config = {
             "apiVersion": "v1",
             "kind": "Config",

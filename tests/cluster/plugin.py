@@ -7,6 +7,7 @@ from pathlib import Path
 from csi_driver.base.sealing import load_or_create
 from tests.cluster.accounts import NAMESPACE, token
 from tests.cluster.apiserver import ApiServer
+from tests.cluster.fault_proxy import FaultProxy
 from tests.support.driver_process import DriverProcess
 
 
@@ -26,16 +27,21 @@ def plugin(
     driver: str,
     keys: Path,
     account: str = "",
+    proxy: FaultProxy | None = None,
     arguments: tuple[str, ...] = (),
     **options: object,
 ) -> DriverProcess:
     """A controller replica or the plugin of a node, not started; ``node`` is where it runs.
 
-    Speaks to the API server with the token of its own service account.
+    Speaks to the API server with the token of its own service account, through a proxy if
+    one is given.
     """
     directory.mkdir(parents=True, exist_ok=True)
     kubeconfig = server.write_kubeconfig(
-        directory / "kubeconfig", token(server, account or f"cinder-csi-{role}", node), NAMESPACE
+        directory / "kubeconfig",
+        token(server, account or f"cinder-csi-{role}", node),
+        NAMESPACE,
+        proxy.connection().server if proxy else "",
     )
     return DriverProcess(
         directory,

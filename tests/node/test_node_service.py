@@ -272,12 +272,11 @@ def test_info_tells_what_it_was_set_up_with(bench):
 
 
 @pytest.mark.root
-def test_a_node_registers_how_it_is_reached(bench):
-    bench.service.register()
-    registration = bench.ledger.registrations[NODE]
+def test_a_node_tells_how_it_is_reached(bench):
+    registration = bench.service.registration()
     assert registration.connector["host"]
+    assert (registration.node_id, registration.max_volumes) == (NODE, 32)
     assert registration.topology == {"example.org/node": NODE}
-    assert registration.max_volumes == 32
 
 
 def test_a_request_shows_neither_flags_nor_secrets_in_a_log(bench):

@@ -15,10 +15,11 @@ import pytest
 
 from csi_driver.base.errors import CinderCSIError, InvalidRequest
 from csi_driver.base.turns import outcome as outcome_of
+from csi_driver.kube.errors import NotLeading
 from csi_driver.rpc import handlers
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc._generated import csi_pb2_grpc
-from csi_driver.rpc.handlers import Gate, Readiness, rpc
+from csi_driver.rpc.handlers import CAVEAT, Gate, Readiness, rpc
 
 Code = grpc.StatusCode
 
@@ -254,3 +255,30 @@ def test_an_unforeseen_error_is_logged_with_its_traceback_under_the_number_told(
     text = logged(tmp_path, caplog, raising(RuntimeError("bang")))
     assert "Traceback" in text
     assert "failed unexpectedly" in text
+
+
+# -- a gate that knows more than whether the process is ready --------------------
+
+
+def test_a_gate_may_let_in_only_what_changes_nothing_with_a_caveat(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "csi_driver.rpc")
+
+    def admit(method: str, effect: bool) -> str:
+        if effect:
+            raise NotLeading(f"{method} is not begun now: café", advice="Wait")
+        return "from the cache, because of a\ncafé"
+
+    servicer = Servicer(nothing)
+    servicer.gate = Gate(admit)
+    servicer.gate.state = Readiness.READY
+    with serving(servicer, tmp_path / "csi.sock") as stub:
+        assert deleted(stub) == (
+            Code.UNAVAILABLE,
+            "DeleteVolume is not begun now: café. Wait",
+        )
+        call = stub.ListVolumes.future(pb.ListVolumesRequest())
+        call.result(WAIT)
+        assert dict(call.trailing_metadata())[CAVEAT] == "from the cache, because of a?caf?"
+        _, plain = stub.ControllerGetCapabilities.with_call(pb.ControllerGetCapabilitiesRequest())
+        assert CAVEAT not in dict(plain.trailing_metadata())
+    assert "OK, from the cache, because of a" in caplog.text
