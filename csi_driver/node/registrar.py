@@ -3,7 +3,7 @@
 Made by ``cli``.  A node serves whether it is registered or not: what it has must be
 unstaged with every store out of reach, so a ledger that does not answer delays the
 registration only.  The facts (initiator, address, multipath, version, most volumes) change
-without telling anybody, so they are looked at every minute; the ledger hears of them when
+without telling anybody, so they are looked at every five minutes; the ledger hears of them when
 they changed, and otherwise every ten minutes, in case somebody removed the entry.
 """
 
@@ -21,8 +21,8 @@ from csi_driver.node.ports import NodeLedger
 
 LOG = logging.getLogger(__name__)
 
-LOOK_SECONDS = 60.0
-"""How often the facts are looked at."""
+LOOK_SECONDS = 300.0
+"""How often the facts are looked at; os-brick may log a line at each look."""
 
 REPEAT_SECONDS = 600.0
 """After so long the ledger is told what it should know already; it writes only a change."""
