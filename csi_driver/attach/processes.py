@@ -11,8 +11,10 @@ would keep the device busy.
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -90,7 +92,7 @@ def run(
     except OSError as error:
         raise CommandMissing(f"{args[0]} cannot be started: {error.strerror}") from error
     try:
-        stdout, stderr = child.communicate(input, timeout=timeout)
+        stdout, stderr = _communicate(child, input, timeout)
     except subprocess.TimeoutExpired:
         gone = _kill(child)
         raise CommandTimeout(
@@ -106,6 +108,47 @@ def run(
         said = _last_lines(f"{output}\n{errors}", args)
         raise CommandFailed(_shown(args), child.returncode, said)
     return Completed(args=tuple(args), returncode=child.returncode, stdout=output, stderr=errors)
+
+
+def _communicate(
+    child: subprocess.Popen[bytes], input: bytes | None, timeout: float
+) -> tuple[bytes, bytes]:
+    """What ``Popen.communicate`` answers, without its pauses.
+
+    With a time limit that one looks for the child's end with pauses of half a
+    millisecond and more; a pidfd tells it (Linux 5.3).
+
+    :raises subprocess.TimeoutExpired: it took too long.
+    """
+    if input is not None or child.stdout is None or child.stderr is None:
+        return child.communicate(input, timeout=timeout)
+    try:
+        ended = os.pidfd_open(child.pid)
+    except OSError:
+        return child.communicate(input, timeout=timeout)
+    deadline = time.monotonic() + timeout
+    said: dict[int, list[bytes]] = {child.stdout.fileno(): [], child.stderr.fileno(): []}
+    try:
+        with selectors.PollSelector() as selector:
+            for descriptor in (ended, *said):
+                selector.register(descriptor, selectors.EVENT_READ)
+            while selector.get_map():
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise subprocess.TimeoutExpired(child.args, timeout)
+                for key, _ in ready:
+                    text = os.read(key.fd, 1 << 16) if key.fd in said else b""
+                    if text:
+                        said[key.fd].append(text)
+                    else:
+                        selector.unregister(key.fd)
+    finally:
+        os.close(ended)
+    child.wait()
+    stdout, stderr = map(b"".join, said.values())
+    child.stdout.close()
+    child.stderr.close()
+    return stdout, stderr
 
 
 def _environment() -> dict[str, str]:

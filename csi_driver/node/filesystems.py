@@ -90,14 +90,15 @@ def make(device: str, fs_type: str, uuid: str, options: Sequence[str] = ()) -> N
     """Make a filesystem with this UUID; only after :func:`decide` said so.
 
     The device is looked at once more, right before: only a filesystem with the
-    same UUID may be there, which is our own unfinished one.
+    same UUID may be there, which is our own unfinished one.  Zeros at both ends are
+    enough now: what another node may have made in between begins there.
 
     :param options: more arguments for mkfs.
     :raises ForeignSignature: something else is on the device.
     :raises FilesystemNotMade: mkfs failed.
     :raises UnsupportedFilesystem: the type cannot be made.
     """
-    found = devices.signatures(device)
+    found = () if devices.edges_are_zero(device) else devices.signatures(device)
     if strange := [s.type for s in found if s.uuid.lower() != uuid.lower() or not uuid]:
         raise ForeignSignature(f"{device} holds {', '.join(strange)}; it is not formatted")
     if fs_type in _EXT:

@@ -91,6 +91,8 @@ def _parse_line(line: bytes) -> Mount:
 
 def _unescape(field: bytes) -> str:
     """Undo the kernel's octal escapes (blank, tab, newline, backslash, hash)."""
+    if b"\\" not in field:
+        return os.fsdecode(field)
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8) & 0xFF]), field))
 
 

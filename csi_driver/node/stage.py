@@ -169,7 +169,8 @@ class _Attempt:
         told = devices.expected_identity(context.connection)
         names = devices.identities_of(device)
         rules.check_identity(context, earlier, told, names)
-        devices.read_check(device)
+        if self.staged.capability.access_type is AccessType.BLOCK:
+            devices.read_check(device)  # of a filesystem the probe reads the same
         if not self.staged.readonly and devices.is_read_only(device):
             raise DeviceReadOnly(f"{device} of volume {context.volume_id} is read-only")
         known = context.identity or (earlier.identity if earlier is not None else "")
