@@ -88,8 +88,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``kubeconfig`` says how the API server is reached when records are in Kubernetes; None:
     as a Pod.  ``keys_dir`` holds the key rings; None: the state directory does.
     ``max_volumes`` 0 means no limit; ``drain_seconds`` is how long running work
-    is waited for at SIGTERM.  ``configured`` are the backends of a configuration file, none
-    for the embedded default, and ``cinder_options`` options of cinder.conf's [DEFAULT].
+    is waited for at SIGTERM.  ``takeover_grace`` is how long, in seconds, calls of an earlier
+    controller may still run.  ``health_port`` 0: no HTTP endpoints.  ``configured`` are
+    the backends of a configuration file, none for the embedded default, and
+    ``cinder_options`` options of cinder.conf's [DEFAULT].
     """
 
     state_dir: Path
@@ -103,6 +105,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     driver_name: str = DRIVER_NAME
     max_volumes: int = 0
     drain_seconds: float = 25.0
+    takeover_grace: float = 900.0
+    health_port: int = 0
+    health_address: str = "0.0.0.0"
     configured: tuple[BackendSettings, ...] = ()
     cinder_options: dict[str, Any] = {}
 
@@ -115,6 +120,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def records_keys(self) -> Path:
         """The file of the keys that seal secrets in records; only controllers have it."""
         return (self.keys_dir or self.state_dir / "keys") / "records.json"
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long another controller may still work on what it began.
+
+        None can where the lock of a file proves that the other process is dead.
+        """
+        shared = self.store is StoreKind.KUBERNETES or bool(self.store_url)
+        return self.takeover_grace if shared else 0.0
 
     @property
     def topology_key(self) -> str:
@@ -182,5 +196,14 @@ def validated(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"--drain-seconds {settings.drain_seconds} is no time to wait",
             advice="Seconds, 0 or more",
+        )
+    if not (math.isfinite(settings.takeover_grace) and settings.takeover_grace >= 0):
+        raise ConfigurationError(
+            f"--takeover-grace {settings.takeover_grace} is no time to wait",
+            advice="Seconds, 0 or more",
+        )
+    if not 0 <= settings.health_port <= 65535:
+        raise ConfigurationError(
+            f"--health-port {settings.health_port} is no port", advice="1 to 65535; 0 for none"
         )
     return settings

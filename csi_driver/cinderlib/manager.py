@@ -50,13 +50,22 @@ class VolumeManager:
     :param name: the backend's name, unique in the process.
     :param options: ``volume_driver`` and the driver's options, as in cinder.conf.
     :param lookup: finds the objects that are not part of a call.
+    :param permit: called before every driver call that changes something, and before a
+        failed connection is taken back: returns when that may be, raises when it never may
+        again.  Of several controllers only one works on a backend.
     :raises NotSetUp: :func:`csi_driver.cinderlib.setup` was not called.
     :raises BackendExists: a backend of this name is loaded.
     :raises UnknownDriver, UnknownOption, InvalidOption: the configuration is wrong.
     :raises BackendSetupFailed: the driver's own setup failed.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any], lookup: Lookup) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        lookup: Lookup,
+        permit: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.driver: Any = None
         # Protects _stats: the figures and the moment at which they are replaced.
@@ -70,6 +79,7 @@ class VolumeManager:
             owner={"user_id": settings.user_id, "project_id": settings.project_id},
             lookup=lookup,
             pool=self._default_pool,
+            permit=permit,
         )
         # Before the driver is made: some ask for their volumes while they set up.
         directory.join(self._member)
@@ -272,7 +282,7 @@ class VolumeManager:
         :returns: both records; the connection with the completed connection info.
         """
         connector = connection.connector
-        with Call(self._member) as call, _undo() as undo:
+        with Call(self._member) as call, _undo(self._member.permit) as undo:
             part = call.volume(volume, (*others, connection))
             self.driver.validate_connector(connector)
             if not others:
@@ -338,7 +348,7 @@ def _partly_done() -> Iterator[None]:
 
 
 @contextmanager
-def _undo() -> Iterator[list[Callable[[], Any]]]:
+def _undo(permit: Callable[[], None]) -> Iterator[list[Callable[[], Any]]]:
     """Collect steps that take back what was done; they run, last first, on a failure.
 
     Their own failures are only logged: the error that led here is the one that matters.
@@ -347,6 +357,7 @@ def _undo() -> Iterator[list[Callable[[], Any]]]:
     try:
         yield steps
     except Exception:
+        permit()  # another controller may have connected the same host meanwhile
         for step in reversed(steps):
             try:
                 step()

@@ -52,25 +52,28 @@ def make_replica(
     records = _cluster_records(settings, replica, stopped)
     if records is None:
         return None
-    controller = _controller(settings, keys, records)
     replica.watch()
-    return controller
+    return _controller(settings, keys, records, replica.may_write)
 
 
 def _controller(
-    settings: Settings, keys: Callable[[], KeyRing], records: _Records
+    settings: Settings,
+    keys: Callable[[], KeyRing],
+    records: _Records,
+    permit: Callable[[], None] = lambda: None,
 ) -> ControllerService:
     store, nodes = records.store, records.nodes
     try:
         _seal_what_is_older(store)
         context = ControllerContext(
             store=store,
-            backends=Backends(_backends(settings, store, nodes)),
+            backends=Backends(_backends(settings, store, nodes, permit)),
             nodes=nodes,
             keys=keys,
             driver_name=settings.driver_name,
             topology_key=settings.topology_key,
             may_begin=records.may_begin,
+            grace_seconds=settings.grace_seconds,
         )
     except BaseException:
         store.close()
@@ -143,7 +146,7 @@ def _seal_what_is_older(store: RecordStore) -> None:
 
 
 def _backends(
-    settings: Settings, store: RecordStore, nodes: NodeDirectory
+    settings: Settings, store: RecordStore, nodes: NodeDirectory, permit: Callable[[], None]
 ) -> list[ControllerBackend]:
     _set_up(settings)
     lookup = StoreLookup(store)
@@ -151,7 +154,7 @@ def _backends(
     for backend in settings.backends():
         options = {"volume_driver": backend.driver, **backend.options}
         drivers.refuse_unsupported(backend.name, options)
-        manager = VolumeManager(backend.name, options, lookup)
+        manager = VolumeManager(backend.name, options, lookup, permit)
         made.append(ControllerBackend(manager, nodes, settings.topology_key))
     return made
 

@@ -106,6 +106,19 @@ class Replica:
         if self._elector.wait_to_lead() is not Standing.LEADING:
             raise NotLeading(f"Nothing is recorded any more: {self._elector.explain()}")
 
+    @property
+    def standing(self) -> Standing:
+        """Where this replica stands in the election."""
+        return self._elector.standing
+
+    def explain(self) -> str:
+        """One sentence on who leads."""
+        return self._elector.explain()
+
+    def is_alive(self) -> bool:
+        """Whether this replica takes part in the election as it should."""
+        return self._elector.is_alive()
+
     def stop(self) -> None:
         """Leave the election; the Lease is free for another at once."""
         self._ending.set()

@@ -118,6 +118,7 @@ def _read(reader: RecordReader) -> Report:
             reader.list(records.SnapshotRecord),
             reader.list(records.ConnectionRecord),
             reader.list(records.OrphanRecord),
+            reader.list(records.LateAttemptRecord),
         )
     finally:
         reader.close()

@@ -112,6 +112,29 @@ def serve(
             help="How long running work is waited for at SIGTERM.",
         ),
     ] = 25.0,
+    takeover_grace: Annotated[
+        float,
+        typer.Option(
+            envvar=_PREFIX + "TAKEOVER_GRACE",
+            help="Seconds that a backend call of an earlier controller may still run after another"
+            " took over; what it may have made is looked for again then. Where records are shared.",
+        ),
+    ] = 900.0,
+    health_port: Annotated[
+        int,
+        typer.Option(
+            envvar=_PREFIX + "HEALTH_PORT",
+            help="TCP port of /healthz (the process is alive) and /readyz (it serves, or stands"
+            " by; says which), for kubelet; 0 for none.",
+        ),
+    ] = 0,
+    health_address: Annotated[
+        str,
+        typer.Option(
+            envvar=_PREFIX + "HEALTH_ADDRESS",
+            help="Address to listen on with --health-port.",
+        ),
+    ] = "0.0.0.0",
     log_level: Annotated[
         LogLevel,
         typer.Option(
@@ -145,6 +168,9 @@ def serve(
             driver_name=driver_name,
             max_volumes=max_volumes_per_node,
             drain_seconds=drain_seconds,
+            takeover_grace=takeover_grace,
+            health_port=health_port,
+            health_address=health_address,
         )
     )
     logs.configure(log_level)

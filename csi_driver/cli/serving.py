@@ -24,6 +24,7 @@ from csi_driver.rpc.server import Server, socket_path
 
 if TYPE_CHECKING:
     from csi_driver.cli.cluster import Replica
+    from csi_driver.cli.health import Health
 
 LOG = logging.getLogger("csi_driver.serve")
 
@@ -137,6 +138,7 @@ def serve(settings: Settings) -> int:
     parts = Parts(settings, gate, replica)
     server = Server(path, gate, Identity(settings.driver_name, gate), parts.controller, parts.node)
     stop = StopSignals()
+    health = _health(settings, gate, replica)
     server.start()
     try:
         _make(parts, lambda: stop.came)
@@ -147,6 +149,8 @@ def serve(settings: Settings) -> int:
         finished = _drain(settings, server, parts)
     finally:
         server.stop()
+        if health is not None:
+            health.close()
     if not finished:
         # A backend call hangs.  It is recorded, and the next process takes it up;
         # a normal exit would wait for its thread for ever.
@@ -154,6 +158,18 @@ def serve(settings: Settings) -> int:
         os._exit(0)
     parts.close()
     return 0
+
+
+def _health(settings: Settings, gate: Gate, replica: Replica | None) -> Health | None:
+    """The HTTP endpoints, if they are asked for.
+
+    :raises ConfigurationError: their port cannot be listened on.
+    """
+    if not settings.health_port:
+        return None
+    from csi_driver.cli.health import Health
+
+    return Health(settings.health_address, settings.health_port, gate, replica)
 
 
 def _replica(settings: Settings) -> Replica | None:

@@ -5,7 +5,8 @@ of its own, recorded before the driver is called.  When an attempt fails and may
 have had effect, it is undone at once; when the undo fails too, or the process
 dies in between, the record keeps the id as a *suspect*, which the next attempt
 removes before it makes anything.  A suspect is never adopted.  One that no answer of
-the driver proves absent is reported (:mod:`~csi_driver.controller.orphans`).
+the driver proves absent is reported (:mod:`~csi_driver.controller.orphans`).  One that
+another process began is looked for again later (:mod:`~csi_driver.controller.late`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.controller import ids, orphans, pending
+from csi_driver.controller import ids, late, orphans, pending
 from csi_driver.controller.backends import DriverCallFailed, as_error, attempt
 from csi_driver.controller.context import ControllerContext
 
@@ -27,6 +28,7 @@ M = TypeVar("M", VolumeRecord, SnapshotRecord)
 
 def next_attempt(context: ControllerContext, record: M, kind: str) -> M:
     """Record a further attempt on an object whose last one has no known outcome."""
+    late.expect(context, record)
     return context.write(
         record,
         kind,
@@ -76,7 +78,7 @@ def remove_suspects(
         running.at(f"removing what attempt {suspect} may have left")
         lost = msgspec.structs.replace(record, cinder_id=suspect, provider={})
         try:
-            _remove_lost(context, lost, remove)
+            orphans.remove_lost(context, lost, remove)
         except DriverCallFailed as failed:
             context.note(record, failed.failure.message)
             raise pending.unsettled(
@@ -103,6 +105,7 @@ def unmake(
     before = record.phase
     suspects: tuple[str, ...] = record.suspects
     if before is Phase.CREATING:
+        late.expect(context, record)
         suspects = (*suspects, record.cinder_id)
     record = context.write(record, operation, "backend", phase=Phase.DELETING, suspects=suspects)
     record = remove_suspects(context, running, record, remove)
@@ -146,7 +149,7 @@ def _undo(
 ) -> None:
     if failed.failure.may_have_effect:
         try:
-            _remove_lost(context, record, remove)
+            orphans.remove_lost(context, record, remove)
         except DriverCallFailed as again:
             context.note(record, failed.failure.message)
             raise pending.unsettled(
@@ -155,27 +158,6 @@ def _undo(
                 f" could not be removed yet: {again.failure.message}",
             ) from again
     context.erase(record, kind, "undone")
-
-
-def _remove_lost(context: ControllerContext, lost: M, remove: Callable[[M], object]) -> None:
-    """Remove an attempt of which only the Cinder id is known; report it if that proves nothing.
-
-    :raises DriverCallFailed: it may be there, and another try may tell.
-    """
-    backend = context.backends.of_record(lost.backend)
-    removal = backend.manager.what_removal_proves("volume" if lost.KIND == "volume" else "snapshot")
-    failed: DriverCallFailed | None = None
-    try:
-        attempt(f"Removing {lost.cinder_id} from {lost.backend}", lambda: remove(lost))
-    except DriverCallFailed as error:
-        failed = error
-    failure = failed.failure if failed else None
-    tries = lost.operation.attempts if lost.operation else 1
-    verdict = orphans.verdict(removal.proof, failure, tries)
-    if verdict is orphans.Verdict.ORPHAN:
-        orphans.record(context.store, lost, removal, failure, context.clock())
-    elif failed is not None and verdict is orphans.Verdict.AGAIN:
-        raise failed
 
 
 def _remove(record: M, remove: Callable[[M], object]) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,8 +35,11 @@ from csi_driver.controller.ports import NodeDirectory
 M = TypeVar("M", VolumeRecord, SnapshotRecord)
 W = TypeVar("W", VolumeRecord, SnapshotRecord, ConnectionRecord)
 
-OWNER = f"{socket.gethostname()}/{os.getpid()}"
-"""Who runs an operation, as records tell it: host and process."""
+OWNER = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+"""Who runs an operation, as records tell it: host and process.
+
+In a container every process has the same number: the last part tells them apart.
+"""
 
 
 _TARGETS = ("target_gib", "snapshot_id")
@@ -79,6 +83,11 @@ class ControllerContext:
     one volume to several nodes take turns; ``naming`` locks a name while a new object
     takes it.  ``may_begin`` says whether this process may begin work of its own accord
     now: not while it is unsure whether it leads.
+
+    ``grace_seconds``: how long the call of an attempt that another process began may still
+    run; what it may have made is looked for again then.  0 where the other is dead for
+    certain, because it held the lock of the store.  ``owner`` is this process, as records
+    tell it.
     """
 
     store: RecordStore
@@ -92,6 +101,8 @@ class ControllerContext:
     naming: KeyedLocks = field(default_factory=KeyedLocks)
     clock: Callable[[], float] = time.time
     may_begin: Callable[[], bool] = lambda: True
+    grace_seconds: float = 0.0
+    owner: str = OWNER
 
     # -- records, step by step -------------------------------------------------
 
@@ -150,7 +161,7 @@ class ControllerContext:
             kind=kind,
             step=step,
             since=self.clock(),
-            owner=OWNER,
+            owner=self.owner,
             attempts=before.attempts + 1 if before and again else 1,
             last_error=before.last_error if before and again else "",
             size_gib=target.get("target_gib", 0),

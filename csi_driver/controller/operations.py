@@ -10,7 +10,8 @@ from this table, so that no step is forgotten.
 recovery   meaning
 =========  =====================================================================
 SUSPECT    something may exist under this attempt's Cinder id: it is removed until
-           proved absent, never adopted
+           proved absent, never adopted; if another process began it, whose call may
+           still run, it is removed once more after a grace period (``late``)
 REDO       the driver call is made again: drivers accept that it was done already
 UNDO       the opposite driver call is made: nobody was told that it succeeded
 FINAL      nothing is left to do

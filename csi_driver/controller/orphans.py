@@ -10,7 +10,9 @@ would prove nothing either.  ``cinder-csi orphans`` lists them for the administr
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from enum import StrEnum
+from typing import TypeVar
 
 from csi_driver.base import faults
 from csi_driver.base.faults import RECORDED, WRITE
@@ -18,6 +20,10 @@ from csi_driver.cinderlib.failures import Failure, FailureKind
 from csi_driver.cinderlib.persistence.records import OrphanRecord, SnapshotRecord, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordExists, RecordStore, StoreUnavailable
 from csi_driver.cinderlib.runtime.removal import Proof, Removal
+from csi_driver.controller.backends import DriverCallFailed, attempt
+from csi_driver.controller.context import ControllerContext
+
+M = TypeVar("M", VolumeRecord, SnapshotRecord)
 
 LOG = logging.getLogger("csi_driver.controller")
 
@@ -47,6 +53,28 @@ def verdict(proof: Proof, failure: Failure | None, tries: int) -> Verdict:
     if proof is Proof.ANSWER or failure.kind in _PASSING or tries < TRIES:
         return Verdict.AGAIN
     return Verdict.ORPHAN
+
+
+def remove_lost(context: ControllerContext, lost: M, remove: Callable[[M], object]) -> None:
+    """Remove an attempt of which only the Cinder id is known; report it if that proves nothing.
+
+    :raises DriverCallFailed: it may be there, and another try may tell.
+    :raises StoreUnavailable: it is not reported.
+    """
+    backend = context.backends.of_record(lost.backend)
+    removal = backend.manager.what_removal_proves("volume" if lost.KIND == "volume" else "snapshot")
+    failed: DriverCallFailed | None = None
+    try:
+        attempt(f"Removing {lost.cinder_id} from {lost.backend}", lambda: remove(lost))
+    except DriverCallFailed as error:
+        failed = error
+    failure = failed.failure if failed else None
+    tries = lost.operation.attempts if lost.operation else 1
+    outcome = verdict(removal.proof, failure, tries)
+    if outcome is Verdict.ORPHAN:
+        record(context.store, lost, removal, failure, context.clock())
+    elif failed is not None and outcome is Verdict.AGAIN:
+        raise failed
 
 
 def record(

@@ -15,6 +15,7 @@ import msgspec
 from csi_driver.base.errors import OperationInProgress
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
+    LateAttemptRecord,
     Operation,
     OrphanRecord,
     Phase,
@@ -116,6 +117,7 @@ def report(
     snapshots: Iterable[SnapshotRecord],
     connections: Iterable[ConnectionRecord],
     orphans: Iterable[OrphanRecord],
+    late: Iterable[LateAttemptRecord] = (),
 ) -> Report:
     """What is unfinished or left, of all records of a store."""
     made: list[VolumeRecord | SnapshotRecord] = [*volumes, *snapshots]
@@ -123,6 +125,8 @@ def report(
     left = [_orphan(orphan) for orphan in orphans]
     known = {orphan.cinder_id for orphan in left}
     suspects = [suspect for record in made for suspect in _suspects(record)]
+    known_suspects = {suspect.cinder_id for suspect in suspects}
+    suspects += [_late(each) for each in late if each.id not in known_suspects]
     pending = [_pending(record) for record in everything if record.operation]
     return Report(
         orphans=sorted(left, key=lambda orphan: orphan.since),
@@ -149,6 +153,20 @@ def _suspects(record: VolumeRecord | SnapshotRecord) -> list[Left]:
         )
         for cinder_id in ids
     ]
+
+
+def _late(expected: LateAttemptRecord) -> Left:
+    error = f"; last error: {expected.last_error}" if expected.last_error else ""
+    return Left(
+        cinder_id=expected.id,
+        kind=expected.kind,
+        backend=expected.backend,
+        name=expected.name,
+        csi_id=expected.csi_id,
+        since=_utc(expected.since),
+        why=f"process {expected.owner} began it, and its call may still run{error}",
+        what_to_do=f"Nothing: the controller removes it again at {_utc(expected.look_at)}",
+    )
 
 
 def _orphan(orphan: OrphanRecord) -> Left:

@@ -21,12 +21,13 @@ from csi_driver.base.inflight import Running
 from csi_driver.base.values import GIB
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
+    LateAttemptRecord,
     Phase,
     SnapshotRecord,
     VolumeRecord,
 )
 from csi_driver.cinderlib.persistence.store import RecordConflict
-from csi_driver.controller import attempts
+from csi_driver.controller import attempts, late
 from csi_driver.controller.attachments import Attachments
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.operations import AnyRecord, Recovery, recovery_of, retry_at
@@ -111,7 +112,28 @@ class Repair:
         futures: list[Future[Any]] = []
         for record in due(pending, now):
             futures += self._begin(record)
+        for expected in late.due(store.list(LateAttemptRecord), self._context.clock()):
+            futures += self._look_for(expected)
         return futures
+
+    def _look_for(self, expected: LateAttemptRecord) -> list[Future[Any]]:
+        """Start the removal of what an attempt of another process may have made since."""
+        context = self._context
+        what = f"attempt {expected.id} of process {expected.owner} to make {expected.name!r}"
+        try:
+            backend = context.backends.of_record(expected.backend)
+            future = context.inflight.start(
+                expected.id,
+                "removal of a late attempt",
+                None,
+                lambda running: late.look(context, expected.id),
+                backend.work,
+            )
+        except CinderCSIError as error:
+            LOG.debug("The %s is not looked for now: %s", what, error)
+            return []
+        future.add_done_callback(lambda done: _log_look(what, done))
+        return [future]
 
     def _begin(self, record: AnyRecord) -> list[Future[Any]]:
         try:
@@ -180,6 +202,14 @@ class Repair:
 def _name(record: AnyRecord) -> str:
     what = record.operation.kind if record.operation else "operation"
     return f"The {what} of {record.KIND} {record.id}"
+
+
+def _log_look(what: str, future: Future[Any]) -> None:
+    error = future.exception()
+    if error is None:
+        LOG.info("Nothing is left of the %s", what)
+    else:
+        LOG.warning("Whether something is left of the %s is not known yet: %s", what, error)
 
 
 def _log_outcome(record: AnyRecord, future: Future[Any]) -> None:

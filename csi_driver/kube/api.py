@@ -173,7 +173,7 @@ class Api:
         :raises ApiBusy, ApiNotFound, ApiConflict, ApiExpired, ApiForbidden, ApiInvalid,
             ApiError: refused.
         """
-        limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=answer_seconds)
+        limits = urllib3.Timeout(connect=min(CONNECT_SECONDS, answer_seconds), read=answer_seconds)
         with closing(self._send(verb, path, query, body, content_type, limits, verb)) as response:
             try:
                 answer: Object = json.loads(response.read())

@@ -1,13 +1,19 @@
 """Which of several controller replicas works: the holder of a Lease.
 
 :func:`decide` is the rule, pure; :class:`Elector` is the thread that applies it and tells
-where this process stands.  Times are of this machine's monotonic clock alone: when another
+where this process stands.  Times are of this machine's own clock alone: when another
 holder renewed is taken as the moment at which this process first saw it, so clocks need not
 agree.
 
 A leader that cannot renew its Lease stops beginning anything at ``RENEW_SECONDS``, well
 before another may take over at ``LEASE_SECONDS``.  It goes on to lead if it can renew later
 and nobody else held the Lease in between; if somebody did, this process has to end.
+
+What keeps two from leading at once: a leader counts from before it sent its renewal, a
+standby from after it read one, so the leader's time always ends first, by
+``LEASE_SECONDS - RENEW_SECONDS`` at least.  A Lease that vanishes (somebody deleted it) is
+taken for one that is not renewed any more.  The clock goes on while the machine is
+suspended.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -35,8 +41,20 @@ RENEW_SECONDS = 4.0
 RETRY_SECONDS = 1.0
 """How often the Lease is looked at and renewed."""
 
-_REQUEST_SECONDS = 1.5
-"""How long one request may take: two fit between renewal and deadline."""
+_REQUEST_SECONDS = 1.2
+"""How long a connection, and then an answer, is waited for: a renewal is one request, and
+after one that had no answer a second fits before the deadline."""
+
+_SOON_SECONDS = 0.2
+"""How soon after a request that took long the next is made."""
+
+STUCK_SECONDS = 30.0
+"""After so long without a look at the Lease the thread that makes them is taken for dead."""
+
+
+def boottime() -> float:
+    """Seconds since the machine was started, also those in which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Standing(StrEnum):
@@ -108,17 +126,19 @@ class Elector:
         me: str,
         *,
         wait: Callable[[float], Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boottime,
     ) -> None:
         self._api = api
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{api.connection.namespace}/leases"
-        self._name = name
+        self.name = name
         self.me = me
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
         self._clock = clock
         self._changed = threading.Condition()
         self._seen: Seen | None = None
+        self._lease: Object | None = None
+        self._looked_at = clock()
         self._turn: int | None = None
         self._renewed_at = 0.0
         self._deposed = False
@@ -143,12 +163,19 @@ class Elector:
             return f"{self.me} leads"
         if standing is Standing.UNCERTAIN:
             return (
-                f"{self.me} could not renew its Lease {self._name} for {age:.0f} s"
+                f"{self.me} could not renew its Lease {self.name} for {age:.0f} s"
                 f" and begins nothing new: {self._problem}"
             )
         if standing is Standing.DEPOSED:
             return f"{holder or 'another replica'} leads now; {self.me} is ending"
         return f"{holder} leads" if holder else "no replica leads yet"
+
+    def is_alive(self) -> bool:
+        """Whether it takes part, or has ended in good order."""
+        with self._changed:
+            if self._deposed or self._stopped.is_set() or not self._thread.ident:
+                return True
+            return self._clock() - self._looked_at < STUCK_SECONDS
 
     def wait_to_lead(self, seconds: float | None = None) -> Standing:
         """Wait until this process leads, or never will again; where it stands then."""
@@ -182,23 +209,32 @@ class Elector:
         with self._changed:
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join(timeout=2 * _REQUEST_SECONDS)
-        if self.standing is not Standing.LEADING:
+            self._thread.join(timeout=4 * _REQUEST_SECONDS)
+        if self.standing not in (Standing.LEADING, Standing.UNCERTAIN):
             return
         try:
-            lease = self._read()
-            if lease is not None and lease["spec"].get("holderIdentity") == self.me:
-                lease["spec"]["holderIdentity"] = ""
-                self._request("PUT", self._path, lease)
+            self._release()
         except ApiError as error:
-            LOG.warning("The Lease %s is not released: %s", self._name, error)
+            LOG.warning("The Lease %s is not released: %s", self.name, error)
+
+    def _release(self) -> None:
+        lease = self._read()
+        if lease is None or decide(_seen(lease, 0.0), self.me, self._turn, 0.0) is not Move.RENEW:
+            return  # another's by now
+        lease["spec"]["holderIdentity"] = ""
+        self._request("PUT", self._path, lease)
+        LOG.info("The Lease %s is released", self.name)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self.step()
+            began = self._clock()
+            try:
+                self.step()
+            except Exception:  # a defect; without this thread nobody would lead
+                LOG.exception("The Lease %s could not be looked at", self.name)
             if self.standing is Standing.DEPOSED:
                 return
-            self._wait(RETRY_SECONDS)
+            self._wait(max(_SOON_SECONDS, RETRY_SECONDS - (self._clock() - began)))
 
     def step(self) -> None:
         """Look at the Lease once, and do what is to be done with it."""
@@ -207,16 +243,27 @@ class Elector:
             self._look_and_move()
             self._problem = ""
         except ApiConflict:
-            pass  # another replica was faster; the next look tells who
+            self._lease = None  # another replica was faster; the next look tells who
         except ApiError as error:
+            self._lease = None  # what became of the request is not known
             self._problem = error.message
+        finally:
+            with self._changed:
+                self._looked_at = self._clock()
         after = self.standing
         if after is not before:
             LOG.log(logging.INFO if after is Standing.LEADING else logging.WARNING, self.explain())
 
     def _look_and_move(self) -> None:
-        now = self._clock()
+        if self._lease is not None and self._seen is not None and self._turn is not None:
+            # One request: what this process wrote last is there unless the answer is a conflict.
+            try:
+                self._write(self._lease, self._seen, Move.RENEW)
+                return
+            except (ApiConflict, ApiNotFound):
+                self._lease = None
         lease = self._read()
+        now = self._clock()  # after the answer: a renewal that it tells was begun before
         seen = self._observe(lease, now)
         move = decide(seen, self.me, self._turn, now)
         if move is Move.END:
@@ -224,18 +271,26 @@ class Elector:
                 self._deposed = True
                 self._changed.notify_all()
         elif move is not Move.WAIT:
-            self._write(lease, seen, move, now)
+            self._write(lease, seen, move)
 
     def _observe(self, lease: Object | None, now: float) -> Seen | None:
-        seen = None if lease is None else _seen(lease, now)
+        """What is known of the Lease after a look at it; ``now`` is after the answer."""
         with self._changed:
             known = self._seen
+            if lease is not None:
+                seen: Seen | None = _seen(lease, now)
+            elif known is not None and self._turn is None:
+                # Deleted while another held it: who may lead on until it notices.
+                seen = replace(known, renewed="", since=now)
+            else:
+                seen = None
             if seen and known and (seen.holder, seen.renewed) == (known.holder, known.renewed):
                 return known
             self._seen = seen
         return seen
 
-    def _write(self, lease: Object | None, seen: Seen | None, move: Move, now: float) -> None:
+    def _write(self, lease: Object | None, seen: Seen | None, move: Move) -> None:
+        now = self._clock()
         moment = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         turn = seen.turn if seen else 0
         if move is Move.TAKE:
@@ -243,7 +298,7 @@ class Elector:
         item = lease or {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name},
+            "metadata": {"name": self.name},
             "spec": {},
         }
         item["spec"] |= {
@@ -255,9 +310,10 @@ class Elector:
         if move is Move.TAKE:
             item["spec"]["acquireTime"] = moment
         if lease is None:
-            self._request("POST", self._leases, item)
+            written = self._request("POST", self._leases, item)
         else:
-            self._request("PUT", self._path, item)
+            written = self._request("PUT", self._path, item)
+        self._lease = written
         with self._changed:
             # Since before the request was sent: another counts from later on.
             self._renewed_at = now
@@ -267,7 +323,7 @@ class Elector:
 
     @property
     def _path(self) -> str:
-        return f"{self._leases}/{self._name}"
+        return f"{self._leases}/{self.name}"
 
     def _read(self) -> Object | None:
         try:

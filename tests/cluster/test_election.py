@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from csi_driver.kube.api import Api
-from csi_driver.kube.election import LEASE_SECONDS, RENEW_SECONDS, Elector, Standing
+from csi_driver.kube.election import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    STUCK_SECONDS,
+    Elector,
+    Standing,
+)
 from tests.cluster.apiserver import ADMIN_TOKEN, ApiServer
+from tests.cluster.fault_proxy import PASS, FaultProxy, Verdict
 
 _names = itertools.count()
 
@@ -48,6 +56,19 @@ def two(replica: Callable[[str], Elector]) -> tuple[Elector, Elector]:
     second.step()
     assert (first.standing, second.standing) == (Standing.LEADING, Standing.STANDBY)
     return first, second
+
+
+@pytest.fixture
+def proxied(apiserver: ApiServer, clock: Clock) -> Iterator[tuple[Elector, Elector, FaultProxy]]:
+    """The first leads; the second, behind a proxy, has seen that."""
+    name = f"lease-{next(_names)}"
+    proxy = FaultProxy(apiserver)
+    first = Elector(Api(apiserver.connection(ADMIN_TOKEN)), name, "first", clock=clock)
+    second = Elector(Api(proxy.connection()), name, "second", clock=clock)
+    first.step()
+    second.step()
+    yield first, second, proxy
+    proxy.close()
 
 
 def test_the_second_knows_who_leads(two):
@@ -112,6 +133,82 @@ def test_a_deposed_leader_writes_nothing_over_the_other_s_lease(two, clock):
     second.step()
     assert second.standing is Standing.LEADING
     assert second.explain() == "second leads"
+
+
+def test_a_lease_that_somebody_deleted_is_not_taken_while_its_holder_may_lead(
+    two, clock, apiserver
+):
+    first, second = two
+    apiserver.kubectl("delete", "lease", "-n", "default", second.name)
+    second.step()
+    clock.now += LEASE_SECONDS - 1
+    second.step()
+    assert second.standing is Standing.STANDBY
+    assert first.standing is Standing.UNCERTAIN
+    clock.now += 1
+    second.step()
+    assert second.standing is Standing.LEADING
+    first.step()
+    assert first.standing is Standing.DEPOSED
+
+
+def test_a_leader_whose_lease_was_deleted_ends(two, apiserver):
+    first, _ = two
+    apiserver.kubectl("delete", "lease", "-n", "default", first.name)
+    first.step()
+    assert first.standing is Standing.DEPOSED
+
+
+def test_a_renewal_that_was_read_late_counts_from_after_the_reading(proxied, clock):
+    """The answer to a standby's reading may tell a renewal made after it was asked."""
+    first, second, proxy = proxied
+    asked = clock.now
+
+    def judge(verb: str, path: str) -> Verdict:
+        clock.now = asked + 3  # the reading waits, and meanwhile the leader renews
+        first.step()
+        return PASS
+
+    proxy.judge = judge
+    second.step()
+    proxy.judge = lambda verb, path: PASS
+    clock.now = asked + LEASE_SECONDS
+    second.step()
+    assert (first.standing, second.standing) == (Standing.LEADING, Standing.STANDBY)
+
+
+def test_a_renewal_is_one_request(proxied):
+    first, second, proxy = proxied
+    first.stop()
+    second.step()
+    assert second.standing is Standing.LEADING
+    proxy.seen.clear()
+    for _ in range(3):
+        second.step()
+    assert [each.split()[0] for each in proxy.seen] == ["PUT"] * 3
+
+
+def test_a_renewal_whose_answer_was_lost_is_made_again(proxied):
+    first, second, proxy = proxied
+    first.stop()
+    second.step()
+    proxy.once("PUT", Verdict(lose=True))
+    second.step()
+    second.step()
+    assert second.standing is Standing.LEADING
+
+
+def test_an_election_thread_that_hangs_is_noticed(replica, clock):
+    leader = replica("first", wait=lambda seconds: blocked.wait(30))
+    blocked = threading.Event()
+    leader.start()
+    leader.wait_to_lead(30)
+    assert leader.is_alive()
+    clock.now += STUCK_SECONDS
+    assert not leader.is_alive()
+    blocked.set()
+    leader.stop()
+    assert leader.is_alive()
 
 
 def test_of_two_that_ask_at_once_one_leads(replica, clock):

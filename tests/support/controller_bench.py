@@ -8,7 +8,7 @@ sees the codes that a sidecar would see; faults and gates are set in the double'
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -53,6 +53,7 @@ class ControllerBench:
     :param options: options of the double, for every backend; ``volume_driver`` chooses
         another driver.
     :param name: the name of the one backend; without it names are new ones.
+    :param permit: asked before driver calls.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ControllerBench:
         backends: int = 1,
         options: Mapping[str, Any] | None = None,
         name: str = "",
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         cinder_process.set_up()
         self.store = open_store(store, directory / "state")
@@ -74,10 +76,13 @@ class ControllerBench:
                 name or f"bench{next(_numbers)}",
                 {"volume_driver": "tests.doubles.driver.DoubleDriver", **(options or {})},
                 lookup,
+                permit,
             )
             for _ in range(backends)
         ]
         self._gates: list[doubles.Gate] = []
+        self.context_options: dict[str, Any] = {}
+        """What else the context of the next controller is made with; see :meth:`restart`."""
         self.socket = directory / "csi.sock"
         self.service = self._make_service()
 
@@ -92,6 +97,7 @@ class ControllerBench:
             keys=lambda: self.keys,
             driver_name=DRIVER_NAME,
             topology_key=TOPOLOGY_KEY,
+            **self.context_options,
         )
         return ControllerService(self.context)
 

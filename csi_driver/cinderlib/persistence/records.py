@@ -279,6 +279,30 @@ class OrphanRecord(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class LateAttemptRecord(Record, frozen=True, kw_only=True):
+    """An attempt that another process began, whose call may still run and make something.
+
+    ``id`` is its Cinder id, ``kind`` "volume" or "snapshot"; ``csi_id`` and ``name`` are
+    those of the object that it was made for, which may be deleted by now.  It was removed,
+    and is removed again at ``look_at`` (seconds since the epoch, as ``since``): then the
+    record goes.  ``tries`` counts removals that failed, ``last_error`` tells why.
+    ``objects`` holds the records that the driver's removal needs.
+    """
+
+    KIND: ClassVar[str] = "late_attempt"
+
+    kind: str
+    backend: str
+    name: str
+    csi_id: str
+    owner: str
+    since: float
+    look_at: float
+    tries: int = 0
+    last_error: str = ""
+    objects: dict[str, Any] = {}
+
+
 class KeyValueRecord(Record, frozen=True, kw_only=True):
     """A free entry: ``id`` is the key."""
 
@@ -295,6 +319,7 @@ RECORD_TYPES: tuple[type[Record], ...] = (
     ConnectionRecord,
     TombstoneRecord,
     OrphanRecord,
+    LateAttemptRecord,
     KeyValueRecord,
 )
 """Every record type, for stores that prepare a place for each."""

@@ -71,7 +71,9 @@ def _table(kind: type[Record]) -> Table:
 TABLES: dict[str, Table] = {kind.KIND: _table(kind) for kind in RECORD_TYPES}
 
 
-ADDED_LATER = frozenset(TABLES[kind].name for kind in ("orphan", "group", "group_snapshot"))
+ADDED_LATER = frozenset(
+    TABLES[kind].name for kind in ("orphan", "late_attempt", "group", "group_snapshot")
+)
 """Tables that stores of version 1 may lack: made when such a store is opened."""
 
 

@@ -14,6 +14,7 @@ volume, snapshot: metadata         what drivers put there under a secret's name
 connection: ``connection_info``,   credentials under any name: the whole of it
 ``attach_info``
 connection: ``connector``          what has a secret's name
+late_attempt: ``objects``          volume or snapshot of an attempt: the whole of it
 key_value: ``value``               CHAP secrets of initiators: the whole of it
 =================================  ==================================================
 
@@ -40,6 +41,7 @@ from csi_driver.cinderlib.persistence.records import (
     RECORD_TYPES,
     ConnectionRecord,
     KeyValueRecord,
+    LateAttemptRecord,
     Record,
     SnapshotRecord,
     VolumeRecord,
@@ -50,6 +52,7 @@ R = TypeVar("R", bound=Record)
 
 WHOLE: dict[type[Record], tuple[str, ...]] = {
     ConnectionRecord: ("connection_info", "attach_info"),
+    LateAttemptRecord: ("objects",),
     KeyValueRecord: ("value",),
 }
 """Fields that are sealed with all that is in them."""

@@ -101,6 +101,7 @@ class Call:
         return part
 
     def __enter__(self) -> Call:
+        self._member.permit()
         return self
 
     def __exit__(

@@ -44,6 +44,7 @@ class Member:
 
     :param host: ``HOST@BACKEND``.
     :param pool: answers the pool of volumes whose record names none.
+    :param permit: returns when a driver may be called, and raises when it never may again.
     """
 
     backend: str
@@ -51,6 +52,7 @@ class Member:
     owner: Mapping[str, str]
     lookup: Lookup
     pool: Callable[[], str]
+    permit: Callable[[], None] = lambda: None
 
     def volume_row(
         self, record: VolumeRecord, connections: Sequence[ConnectionRecord] | None = None

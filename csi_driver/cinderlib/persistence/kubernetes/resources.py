@@ -17,6 +17,7 @@ from csi_driver.cinderlib.persistence.records import (
     GroupRecord,
     GroupSnapshotRecord,
     KeyValueRecord,
+    LateAttemptRecord,
     OrphanRecord,
     Record,
     SnapshotRecord,
@@ -221,6 +222,26 @@ ORPHAN = Resource(
     own_ids=True,
 )
 
+LATE_ATTEMPT = Resource(
+    record=LateAttemptRecord,
+    kind="CinderLateAttempt",
+    short="cllate",
+    about="An attempt that another process began and whose call may still make something:"
+    " the controller looks for it again, removes it, and then this object.",
+    columns=(
+        Column("Kind", ".spec.kind"),
+        Column("Backend", ".spec.backend"),
+        Column("Cinder ID", ".spec.id"),
+        Column("Made for", ".spec.name"),
+        Column("Begun by", ".spec.owner"),
+        Column("Last error", ".status.lastError", wide=True),
+        AGE,
+    ),
+    status=frozenset({"look_at", "tries", "last_error", "objects"}),
+    own_ids=True,
+    held=True,
+)
+
 KEY_VALUE = Resource(
     record=KeyValueRecord,
     kind="CinderKeyValue",
@@ -237,6 +258,7 @@ RESOURCES: tuple[Resource, ...] = (
     CONNECTION,
     TOMBSTONE,
     ORPHAN,
+    LATE_ATTEMPT,
     KEY_VALUE,
 )
 """Every kind of record, in the order of their definitions."""
@@ -286,6 +308,11 @@ ABOUT: dict[str, str] = {
     "deleted_at": "Seconds since the epoch.",
     "csi_id": "Id of the object that the attempt was made for.",
     "since": "Seconds since the epoch.",
+    "owner": "Host and process that began it.",
+    "look_at": "When it is removed again, in seconds since the epoch.",
+    "tries": "How often its removal failed.",
+    "last_error": "Why its removal failed last.",
+    "objects": "The records that its removal needs; sealed.",
     "reason": "Why no proof could be had.",
     "value": "The value; sealed.",
     # of the operation
