@@ -2,30 +2,33 @@
 
 Called by :mod:`csi_driver.cinderlib.runtime.quirks` for backends with
 ``target_helper=lioadm``.  The helper starts ``cinder-rtstool create ... PASSWORD`` and
-``add-initiator ... PASSWORD``, whose arguments everybody on the host can read.  The tool
-takes its arguments from a list as well, so it is started without any and reads the
-list from its standard input.  It is started by this interpreter: the script need
-not be on the path, which that of a virtual environment is not.
+``add-initiator ... PASSWORD``, whose arguments everybody on the host can read.  The
+tool takes its arguments from a list as well, so it is started without any and reads the
+list from its standard input.  It is run as a file: as a module of Cinder it would
+load eventlet first, for nothing, at each of the ten calls of an attachment.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 _TOOL = "cinder-rtstool"
 _START = (
-    "import json, sys; from cinder.cmd import rtstool; sys.exit(rtstool.main(json.load(sys.stdin)))"
+    "import json, runpy, sys; sys.exit(runpy.run_path(sys.argv[1])['main'](json.load(sys.stdin)))"
 )
 
 
 def keep_secrets_off_command_lines() -> None:
     """Change the helper's way to start the tool, for the whole process.  Idempotent."""
+    import cinder
     from cinder import utils
     from cinder.volume.targets import lio
 
     helper = lio.LioAdm
+    tool = str(Path(cinder.__file__).parent / "cmd" / "rtstool.py")
 
     @utils.synchronized("lioadm", external=True)  # type: ignore[untyped-decorator]
     def execute(*args: Any, **kwargs: Any) -> Any:
@@ -33,7 +36,7 @@ def keep_secrets_off_command_lines() -> None:
         if args[0] != _TOOL:
             return utils.execute(*args, **kwargs)
         told = json.dumps([str(argument) for argument in args])
-        return utils.execute(sys.executable, "-c", _START, process_input=told, **kwargs)
+        return utils.execute(sys.executable, "-c", _START, tool, process_input=told, **kwargs)
 
     def verify(_self: Any) -> None:
         execute(_TOOL, "verify")

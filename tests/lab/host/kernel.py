@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shlex
 import signal
 import subprocess
@@ -56,7 +57,8 @@ class Job:
 class Kernel:
     """A running kernel; it and its memory are gone when the ``with`` ends.
 
-    :ivar scratch: directory of the host that is writable inside, at the same path.
+    :ivar scratch: directory of the host that is writable inside, at the same path; it has the
+        console too, in a file.
     """
 
     def __init__(self, job: Job, scratch: Path) -> None:
@@ -66,12 +68,17 @@ class Kernel:
         self._script = scratch / f"{job.name}.job"
         self._process: subprocess.Popen[str] | None = None
         self._timer = threading.Timer(job.seconds, self._kill)
+        # What the console says is read as it comes, or the kernel would wait for a reader.
+        self._reader = threading.Thread(target=self._read, name=f"console of {job.name}")
+        self._said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.timed_out = False
 
     def __enter__(self) -> Kernel:
         made = _made()
         self._script.write_text(_script(self._job))
         command = [*_in_namespace(self._job), "taskset", "-c", str(self._job.processor)]
+        # When pytest is killed, the kernel goes too.
+        command += ["setpriv", "--pdeathsig", "KILL"]
         command += [str(made / "linux"), *_kernel_arguments(self._job, made, self._script)]
         self._process = subprocess.Popen(
             command,
@@ -86,6 +93,7 @@ class Kernel:
             start_new_session=True,
         )
         self._timer.start()
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,15 +101,14 @@ class Kernel:
         self._kill()
         if self._process is not None:
             self._process.wait(_REAP_SECONDS)
+            self._reader.join(_REAP_SECONDS)
             if self._process.stdout is not None:
                 self._process.stdout.close()
 
     def lines(self) -> Iterator[str]:
         """What the console says, line by line, until the kernel has ended."""
-        assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            self.log.append(line.rstrip())
-            yield self.log[-1]
+        while (line := self._said.get()) is not None:
+            yield line
 
     @property
     def status(self) -> int | None:
@@ -116,6 +123,15 @@ class Kernel:
         if self.timed_out:
             said.append(f"[killed: the kernel did not end within {self._job.seconds:g} s]")
         return "\n".join(said)
+
+    def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        with (self.scratch / f"{self._job.name}.console").open("w", buffering=1) as file:
+            for line in self._process.stdout:
+                file.write(line)
+                self.log.append(line.rstrip())
+                self._said.put(self.log[-1])
+        self._said.put(None)
 
     def _kill(self) -> None:
         if self._process is None or self._process.poll() is not None:

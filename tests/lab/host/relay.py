@@ -76,10 +76,12 @@ class Relay:
 class Group:
     """Tests that run in one kernel, and what is known of them so far."""
 
-    def __init__(self, config: pytest.Config, nodeids: list[str], kernel: Kernel) -> None:
+    def __init__(self, config: pytest.Config, nodeids: list[str], kernels: list[Kernel]) -> None:
+        """The first kernel is that of the tests."""
         self.nodeids = frozenset(nodeids)
         self._config = config
-        self._kernel = kernel
+        self._kernels = kernels
+        kernel = kernels[0]
         self._console = kernel.lines()
         self._file = kernel.scratch / "reports"
         self._file.touch()
@@ -95,14 +97,15 @@ class Group:
         while not self._complete(item.nodeid):
             # A line of the console is also the sign that there may be a report.
             if next(self._console, None) is None and not self._complete(item.nodeid):
-                yield _failed(
-                    item, f"The lab kernel ended without a report:\n{self._kernel.end_of_log()}"
-                )
+                yield _failed(item, f"The lab kernel ended without a report:\n{self._consoles()}")
                 return
         for report in self._known[item.nodeid]:
             if report.failed:
-                report.sections.append(("console of the lab kernel", self._kernel.end_of_log()))
+                report.sections.append(("console of the lab kernel", self._consoles()))
             yield report
+
+    def _consoles(self) -> str:
+        return "\n[the other kernel]\n".join(kernel.end_of_log() for kernel in self._kernels)
 
     def _complete(self, nodeid: str) -> bool:
         while line := self._read.readline():
@@ -126,6 +129,7 @@ def started(config: pytest.Config, nodeids: list[str], two: bool) -> Iterator[Gr
             seconds=_SECONDS,
             environment=environment,
         )
+        others: list[Kernel] = []
         if two:
             made = stack.enter_context(network(2))
             here, there = (
@@ -146,10 +150,11 @@ def started(config: pytest.Config, nodeids: list[str], two: bool) -> Iterator[Gr
                 )
             )
             agent = [sys.executable, "-m", "tests.lab.storage.agent"]
-            stack.enter_context(Kernel(dataclasses.replace(there, command=agent), scratch))
+            second = Kernel(dataclasses.replace(there, command=agent), scratch)
+            others.append(stack.enter_context(second))
         here = dataclasses.replace(here, command=[*here.command, *nodeids])
         kernel = stack.enter_context(Kernel(here, scratch))
-        yield stack.enter_context(contextlib.closing(Group(config, nodeids, kernel)))
+        yield stack.enter_context(contextlib.closing(Group(config, nodeids, [kernel, *others])))
 
 
 def _failed(item: pytest.Item, why: str) -> pytest.TestReport:
