@@ -122,10 +122,8 @@ class Bed:
         for role in ("node", "controller"):
             (self.directory / role).mkdir()
             special = {"command": self._command()} if self.driver and role == "controller" else {}
-            self.processes[role] = DriverProcess(
-                self.directory / role,
-                role=role,
-                node_id=NODE,
+            self.processes[role] = self.make_process(
+                role,
                 arguments=("--state-dir", str(self.state)),
                 environment=self.environment,
                 **special,
@@ -138,6 +136,22 @@ class Bed:
             self.end()
             raise
         self.baseline = self.inventory()
+
+    # -- where the records are: tests/cluster has another place -------------------
+
+    def make_process(self, role: str, **options: Any) -> DriverProcess:
+        """The process of a role, not started."""
+        return DriverProcess(self.directory / role, role=role, node_id=NODE, **options)
+
+    def kept(self, kind: str) -> list[dict[str, Any]]:
+        """The records of a kind."""
+        return state.records(self.state, kind)
+
+    def confirmations(self) -> frozenset[str]:
+        """What nodes confirmed, by names."""
+        return _names(self.state / "confirmations")
+
+    # -- the processes --------------------------------------------------------------
 
     def _command(self) -> tuple[str, ...]:
         backends = self.directory / "backends.json"
@@ -202,31 +216,31 @@ class Bed:
 
     def records(self, kind: str, name: str = "data", phase: str = "") -> list[dict[str, Any]]:
         """The volumes or snapshots of a CSI name, in a phase if one is given."""
-        found = (r for r in state.records(self.state, kind) if r["name"] == name)
+        found = (r for r in self.kept(kind) if r["name"] == name)
         return [record for record in found if phase in ("", record["phase"])]
 
     def orphans(self) -> set[str]:
         """The Cinder ids that are reported as orphans."""
-        return {record["id"] for record in state.records(self.state, "orphan")}
+        return {record["id"] for record in self.kept("orphan")}
 
     def connections(self) -> list[dict[str, Any]]:
         """The connections that are attached."""
-        found = state.records(self.state, "connection")
-        return [record for record in found if record["phase"] == "attached"]
+        return [record for record in self.kept("connection") if record["phase"] == "attached"]
 
     def inventory(self) -> Inventory:
         """What there is now."""
         files = frozenset(state.backend_files(self.state))
+        kept = {kind: self.kept(kind) for kind in ("volume", "snapshot", "connection")}
         return Inventory(
             records=frozenset(
                 (kind, record.get("name", ""), record["id"])
-                for kind in ("volume", "snapshot", "connection")
-                for record in state.records(self.state, kind)
+                for kind, records in kept.items()
+                for record in records
             ),
-            pending=tuple(sorted(record["id"] for record in state.pending(self.state))),
+            pending=tuple(sorted(r["id"] for r in state.unfinished(*kept.values()))),
             files=files,
-            strange_files=files ^ state.expected_files(self.state),
-            confirmations=_names(self.state / "confirmations"),
+            strange_files=files ^ state.files_of(kept["volume"], kept["snapshot"]),
+            confirmations=self.confirmations(),
             node_states=_names(self.state / "node" / "volumes"),
             mounts=tuple(str(point) for point in mounts_below(self.directory)),
             loop_devices=tuple(loop_devices_below(self.directory)),
@@ -234,7 +248,7 @@ class Bed:
 
     def wait_until_repaired(self) -> None:
         """Until no record has an operation in progress."""
-        wait_until("repair", lambda: not state.pending(self.state))
+        wait_until("repair", lambda: not self.inventory().pending)
 
     def clear(self) -> None:
         """Delete everything that a test made, and see that nothing of it is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,13 +19,16 @@ UNPROVING_DRIVER = "tests.crash.disturbed_driver.UnprovingDriver"
 class Beds:
     """One bed per driver, made anew when a test has left something in it."""
 
-    def __init__(self, factory: pytest.TempPathFactory) -> None:
+    def __init__(
+        self, factory: pytest.TempPathFactory, make: Callable[[Path, str], Bed] = Bed
+    ) -> None:
         self._factory = factory
+        self._make = make
         self._beds: dict[str, Bed] = {}
 
     def get(self, driver: str) -> Bed:
         if driver not in self._beds:
-            self._beds[driver] = Bed(self._factory.mktemp("bed"), driver)
+            self._beds[driver] = self._make(self._factory.mktemp("bed"), driver)
         return self._beds[driver]
 
     def tidy(self) -> None:
@@ -60,7 +64,7 @@ def bed(bed_of: Callable[[str], Bed]) -> Bed:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the number of points and of runs."""
+    """Print the number of points and of runs, once."""
     if not RUNS:
         return
     runs = ", ".join(f"{number} x {how}" for how, number in sorted(RUNS.items()))
@@ -68,3 +72,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         f"crash matrix: {len(controller.fault_points())} fault points on the controller,"
         f" {len(node.fault_points())} on the node; {RUNS.total()} runs: {runs}"
     )
+    RUNS.clear()

@@ -1,8 +1,9 @@
 """csi-sanity, the conformance test of CSI, against the real process and its default backend.
 
-Mounted and raw volumes, each with the store in memory, in SQLite and in PostgreSQL. A spec that
-csi-sanity skips is one for a capability that the driver does not declare: expected-skips.txt holds
-them all with the reasons, so that neither a lost capability nor a new spec goes by unnoticed.
+Mounted and raw volumes, each with the store in memory, in SQLite and in PostgreSQL; with Kubernetes
+in tests/cluster/test_sanity.py. A spec that csi-sanity skips is one for a capability that the
+driver does not declare: expected-skips.txt holds them all with the reasons, so that neither a lost
+capability nor a new spec goes by unnoticed.
 """
 
 import subprocess
@@ -63,14 +64,20 @@ def database() -> Iterator[str]:
         yield server.port_url(server.new_database())
 
 
-def run_sanity(program: Path, endpoint: str, access_type: str, directory: Path) -> Report:
-    """One run. The seed fixes the order of the specs, so that a failure can be repeated."""
+def run_sanity(
+    program: Path, endpoint: str, access_type: str, directory: Path, controller: str = ""
+) -> Report:
+    """One run. The seed fixes the order of the specs, so that a failure can be repeated.
+
+    `controller` is the endpoint of the controller's services where another process has them.
+    """
     secrets = directory / "secrets.yaml"
     secrets.write_text("".join(f"{call}Secret:\n  password: {SECRET}\n" for call in SECRETS_OF))
     report = directory / "report.xml"
     command = [
         str(program),
         f"--csi.endpoint={endpoint}",
+        f"--csi.controllerendpoint={controller}",
         f"--csi.testvolumeaccesstype={access_type}",
         f"--csi.testvolumesize={1 * GIB}",
         f"--csi.testvolumeexpandsize={2 * GIB}",

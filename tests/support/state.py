@@ -40,7 +40,12 @@ def objects(state: Path) -> list[dict[str, Any]]:
 
 def pending(state: Path) -> list[dict[str, Any]]:
     """The records with an operation in progress, or with attempts of unknown outcome."""
-    return [r for r in objects(state) if r.get("operation") or r.get("suspects")]
+    return unfinished(objects(state))
+
+
+def unfinished(*kinds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of some records that have an operation in progress or suspects."""
+    return [r for records in kinds for r in records if r.get("operation") or r.get("suspects")]
 
 
 def wait_until_nothing_is_pending(state: Path) -> None:
@@ -60,10 +65,13 @@ def backend_files(state: Path) -> set[str]:
 
 def expected_files(state: Path) -> set[str]:
     """The files that the records of volumes and snapshots stand for."""
-    return {
-        f"{kind}-{record['cinder_id']}"
-        for kind in ("volume", "snapshot")
-        for record in records(state, kind)
+    return files_of(records(state, "volume"), records(state, "snapshot"))
+
+
+def files_of(volumes: list[dict[str, Any]], snapshots: list[dict[str, Any]]) -> set[str]:
+    """The files that these records stand for."""
+    return {f"volume-{each['cinder_id']}" for each in volumes} | {
+        f"snapshot-{each['cinder_id']}" for each in snapshots
     }
 
 

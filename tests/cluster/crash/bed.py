@@ -1,0 +1,57 @@
+"""The bed of the crash tests with its records in Kubernetes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from csi_driver.cinderlib.persistence import codec
+from csi_driver.cinderlib.persistence.kubernetes import objects
+from csi_driver.cinderlib.persistence.kubernetes.resources import RESOURCES
+from csi_driver.kube.errors import ApiNotFound
+from csi_driver.kube.group import of_driver
+from csi_driver.kube.node_objects import CONFIRMATIONS
+from tests.cluster.accounts import NAMESPACE
+from tests.cluster.apiserver import ApiServer
+from tests.cluster.plugin import make_keys, plugin
+from tests.crash.bed import Bed
+from tests.crash.requests import NODE
+from tests.support.driver_process import DriverProcess
+
+
+class ClusterBed(Bed):
+    """A controller and a node that know each other by the API server alone."""
+
+    def __init__(self, server: ApiServer, directory: Path, driver: str) -> None:
+        self._server = server
+        self._name = f"{directory.name}.example.com"
+        self._keys = make_keys(directory / "keys")
+        super().__init__(directory, driver)
+
+    def make_process(self, role: str, **options: Any) -> DriverProcess:
+        return plugin(
+            *(self._server, self.directory / role, role, NODE),
+            driver=self._name,
+            keys=self._keys,
+            **options,
+        )
+
+    def start(self, role: str) -> None:
+        if role == "controller":
+            # The process is dead, which only the test knows: nobody need wait for the Lease.
+            lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{self._name}"
+            with contextlib.suppress(ApiNotFound):
+                self._server.admin.delete(lease)
+        super().start(role)
+
+    def kept(self, kind: str) -> list[dict[str, Any]]:
+        (resource,) = (each for each in RESOURCES if kind == each.record.KIND)
+        found, _ = self._server.admin.list(resource.path, of_driver(self._name))
+        records = (objects.to_record(resource.record, item) for item in found)
+        return [json.loads(codec.encode(record)) for record in records]
+
+    def confirmations(self) -> frozenset[str]:
+        found, _ = self._server.admin.list(CONFIRMATIONS, of_driver(self._name))
+        return frozenset(item["metadata"]["name"] for item in found)
