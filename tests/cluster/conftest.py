@@ -5,7 +5,7 @@ They run by ``make test-kubernetes``, not by ``make test``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from csi_driver.cinderlib.persistence.kubernetes import schemas
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.binaries import Binaries, CannotBuild, binaries
+from tests.cluster.volume_cluster import VolumeCluster
 from tests.unit.stores.conftest import volume  # noqa: F401 - a fixture
 
 
@@ -20,6 +21,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.kubernetes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the logs of the programs that the test used."""
+    report = yield
+    if report.failed:
+        for used in getattr(item, "funcargs", {}).values():
+            if isinstance(used, VolumeCluster):
+                report.sections += list(used.logs().items())
+                break
+    return report
 
 
 @pytest.fixture(scope="session")

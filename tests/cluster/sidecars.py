@@ -50,12 +50,21 @@ class Processes:
         """Whether a program that was started is not there any more."""
         return self._running[name].poll() is not None
 
+    def require_running(self) -> None:
+        """Fail with the log of a program that has ended by itself."""
+        for name, process in self._running.items():
+            assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
+
     def stop(self) -> None:
         for name in list(self._running):
             self.kill(name)
 
     def log(self, name: str) -> str:
         return (self._directory / f"{name}.log").read_text(errors="replace")[-6000:]
+
+    def logs(self) -> dict[str, str]:
+        """The end of every program's log, by name; of those that were ended too."""
+        return {path.stem: self.log(path.stem) for path in sorted(self._directory.glob("*.log"))}
 
 
 def start_controllers(processes: Processes, server: ApiServer) -> None:
@@ -119,12 +128,13 @@ def csi_driver(name: str) -> Object:
     }
 
 
-def storage_class(name: str, driver: str) -> Object:
+def storage_class(name: str, driver: str, **parameters: str) -> Object:
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
         "metadata": {"name": name},
         "provisioner": driver,
+        "parameters": parameters,
         "allowVolumeExpansion": True,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "Immediate",

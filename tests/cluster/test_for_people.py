@@ -21,6 +21,7 @@ from csi_driver.cinderlib.persistence.records import (
 from csi_driver.kube.api import Object
 from tests.cluster.accounts import add_node, api_of, install
 from tests.cluster.apiserver import ApiServer
+from tests.cluster.rows import row
 from tests.support.waiting import wait_until
 
 _drivers = itertools.count()
@@ -64,14 +65,6 @@ def connection(volume_id: str, node_id: str) -> ConnectionRecord:
 
 def failing(error: str) -> Operation:
     return Operation(kind="create", step="backend", since=1.0, owner="host/1", last_error=error)
-
-
-def row(cluster: ApiServer, plural: str, name: str, *options: str) -> dict[str, str]:
-    """What ``kubectl get`` prints of an object, by column."""
-    head, line = cluster.kubectl("get", f"{plural}.cinderlib.io", name, *options).splitlines()
-    starts = sorted({head.index(word.strip()) for word in head.split("  ") if word.strip()})
-    ends = [*starts[1:], None]
-    return {head[a:b].strip(): line[a:b].strip() for a, b in zip(starts, ends, strict=True)}
 
 
 def events(cluster: ApiServer, name: str) -> list[Object]:

@@ -1,10 +1,11 @@
 """Records as Kubernetes objects and back; pure.
 
 An object holds a record's fields in ``spec`` and ``status``, under Kubernetes' spelling,
-and without those that have their default.  ``status.recordVersion`` is the record's
-version: a number that the writer of each change draws, unlike ``resourceVersion``, which
-labels and annotations of other people change too.  What an object has besides (other
-people's metadata, fields of a newer version of this plugin) survives a change.
+and without those that have their default and no column.  ``status.recordVersion`` is the
+record's version: a number that the writer of each change draws, unlike
+``resourceVersion``, which labels and annotations of other people change too.
+What an object has besides (other people's metadata, fields of a newer version of this
+plugin) survives a change.
 """
 
 from __future__ import annotations
@@ -64,9 +65,12 @@ def to_object(
         finalizers.append(FINALIZER)
     content = {"spec": made.setdefault("spec", {}), "status": made.setdefault("status", {})}
     for info in fields(type(record)):
-        section, key = content[resource.section(info.name)], camel(info.name)
+        part, key = resource.section(info.name), camel(info.name)
+        section = content[part]
         value = getattr(record, info.name)
-        if value == _default(info):
+        # A column has nothing to show of what is not written.
+        is_shown = value and f".{part}.{key}" in resource.shown
+        if value == _default(info) and not is_shown:
             section.pop(key, None)
         else:
             section[key] = _plain(value)

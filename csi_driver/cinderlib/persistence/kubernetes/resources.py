@@ -81,6 +81,11 @@ class Resource:
         """The path of the collection."""
         return collection(self.plural)
 
+    @cached_property
+    def shown(self) -> frozenset[str]:
+        """Paths of the columns, as ``.spec.backend``."""
+        return frozenset(each.path for each in self.columns)
+
     def section(self, name: str) -> str:
         """Where a record's field is kept: ``spec`` or ``status``."""
         return "status" if name in self.status else "spec"
