@@ -77,8 +77,8 @@ class Kernel:
         made = _made()
         self._script.write_text(_script(self._job))
         command = [*_in_namespace(self._job), "taskset", "-c", str(self._job.processor)]
-        # When pytest is killed, the kernel goes too.
-        command += ["setpriv", "--pdeathsig", "KILL"]
+        # When pytest is killed, the kernel goes too, with all the processes that it is made of.
+        command += ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
         command += [str(made / "linux"), *_kernel_arguments(self._job, made, self._script)]
         self._process = subprocess.Popen(
             command,

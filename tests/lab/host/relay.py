@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -38,6 +39,10 @@ class Relay:
     def __init__(self) -> None:
         self._running = contextlib.ExitStack()
         self._group: Group | None = None
+
+    def pytest_sessionstart(self) -> None:
+        """Clean up at SIGTERM as at an interrupt from the keyboard: namespaces stay otherwise."""
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         """Report a test of the lab kernel; leave every other to pytest."""
