@@ -172,6 +172,31 @@ def test_without_an_answer_a_write_fails_within_its_time_and_reads_go_on(
     assert store.put(replace(made, size_gib=2)).size_gib == 2
 
 
+def test_a_write_that_waited_for_the_leadership_has_its_whole_time_again(
+    proxy, driver, time, volume
+):
+    """Most of its time is used up when the leader becomes uncertain, for long."""
+    tries: list[float] = []
+
+    def may_write() -> None:
+        tries.append(time.now)
+        if len(tries) == 2:
+            time.now += WRITE_SECONDS - 1.0
+        elif len(tries) == 3:
+            time.now += 1000.0
+
+    store = KubernetesStore(
+        Api(proxy.connection()), driver, may_write=may_write, wait=time.wait, clock=time.clock
+    )
+    try:
+        failures = iter([NEVER_ARRIVED] * 5)
+        proxy.judge = lambda verb, path: next(failures, PASS) if verb == "POST" else PASS
+        store.put(volume())
+        assert len(tries) == 6
+    finally:
+        store.close()
+
+
 def test_a_refusal_is_not_tried_again(store, proxy, volume):
     proxy.once("POST", Verdict(forward=False, status=403))
     with pytest.raises(StoreUnavailable, match="403"):

@@ -272,7 +272,8 @@ class KubernetesStore(RecordStore):
         while True:
             asked = self._clock()
             self._may_write()
-            until += self._clock() - asked
+            if self._clock() - asked > 1.0:  # the server was away: its time begins anew
+                until = self._clock() + WRITE_SECONDS
             try:
                 return request()
             except (ApiBusy, ApiUnreachable, ApiOutcomeUnknown) as error:
