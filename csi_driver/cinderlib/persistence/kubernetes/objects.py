@@ -16,6 +16,7 @@ import hashlib
 import re
 import types
 import typing
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -64,16 +65,14 @@ def to_object(
     if resource.held and FINALIZER not in finalizers:
         finalizers.append(FINALIZER)
     content = {"spec": made.setdefault("spec", {}), "status": made.setdefault("status", {})}
-    for info in fields(type(record)):
-        part, key = resource.section(info.name), camel(info.name)
-        section = content[part]
-        value = getattr(record, info.name)
+    for field in _fields(type(record)):
+        section = content[field.section]
+        value = getattr(record, field.name)
         # A column has nothing to show of what is not written.
-        is_shown = value and f".{part}.{key}" in resource.shown
-        if value == _default(info) and not is_shown:
-            section.pop(key, None)
+        if value == field.default and not (value and field.shown):
+            section.pop(field.key, None)
         else:
-            section[key] = _plain(value)
+            section[field.key] = _plain(value)
     content["status"]["recordVersion"] = version
     if "phase" in resource.status:
         content["status"]["conditions"] = [_ready(record, content["status"], now)]
@@ -88,11 +87,11 @@ def to_record(kind: type[R], item: Object) -> R:
     resource = BY_RECORD[kind]
     found: dict[str, Any] = {"version": record_version(item)}
     try:
-        for info in fields(kind):
-            section = item.get(resource.section(info.name)) or {}
-            key = camel(info.name)
-            if key in section:
-                found[info.name] = _restored(info.type, section[key])
+        sections = {name: item.get(name) or {} for name in ("spec", "status")}
+        for field in _fields(kind):
+            section = sections[field.section]
+            if field.key in section:
+                found[field.name] = _restored(field.struct, section[field.key])
         return msgspec.convert(found, kind)
     except (msgspec.ValidationError, AttributeError, TypeError) as error:
         name = item.get("metadata", {}).get("name")
@@ -137,31 +136,66 @@ def _ready(record: Record, status: Object, now: datetime.datetime) -> Object:
     return condition
 
 
-def _default(info: msgspec.structs.FieldInfo) -> Any:
+@dataclass(frozen=True)
+class _Field:
+    """A field of a record or of a struct in it, and where an object has it.
+
+    :ivar struct: what the field holds, when that is a struct.
+    :ivar shown: a column of ``kubectl get`` shows it.
+    """
+
+    name: str
+    key: str
+    default: Any
+    struct: type[msgspec.Struct] | None
+    section: str = ""
+    shown: bool = False
+
+
+# What msgspec tells about a type it makes anew each time: that would be nine tenths of the
+# time of an object.
+@cache
+def _fields(kind: type[Record]) -> tuple[_Field, ...]:
+    resource = BY_RECORD[kind]
+    found = []
+    for info in fields(kind):
+        field, section = _field(info), resource.section(info.name)
+        shown = f".{section}.{field.key}" in resource.shown
+        found.append(replace(field, section=section, shown=shown))
+    return tuple(found)
+
+
+@cache
+def _inner_fields(struct: type[msgspec.Struct]) -> dict[str, _Field]:
+    found = [_field(info) for info in msgspec.structs.fields(struct)]
+    return {each.key: each for each in found}
+
+
+def _field(info: msgspec.structs.FieldInfo) -> _Field:
+    default = info.default
     if info.default_factory is not msgspec.NODEFAULT:
-        return info.default_factory()
-    return info.default
+        default = info.default_factory()
+    return _Field(info.name, camel(info.name), default, struct_of(info.type))
 
 
 def _plain(value: Any) -> Any:
     """A field's value as JSON: nested structs with Kubernetes' spelling, the rest as it is."""
     if isinstance(value, msgspec.Struct):
         return {
-            camel(info.name): _plain(inner)
-            for info in msgspec.structs.fields(value)
-            if (inner := getattr(value, info.name)) != _default(info)
+            field.key: _plain(inner)
+            for field in _inner_fields(type(value)).values()
+            if (inner := getattr(value, field.name)) != field.default
         }
     return msgspec.to_builtins(value)
 
 
-def _restored(annotation: Any, value: Any) -> Any:
+def _restored(struct: type[msgspec.Struct] | None, value: Any) -> Any:
     """The inverse of :func:`_plain`, before types are checked."""
-    struct = struct_of(annotation)
     if struct is None or not isinstance(value, dict):
         return value
-    names = {camel(info.name): info for info in msgspec.structs.fields(struct)}
+    names = _inner_fields(struct)
     return {
-        names[key].name: _restored(names[key].type, inner)
+        names[key].name: _restored(names[key].struct, inner)
         for key, inner in value.items()
         if key in names
     }
