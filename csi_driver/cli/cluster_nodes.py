@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from csi_driver.base.values import Confirmation, NodeRegistration
@@ -130,7 +130,7 @@ class _Told(Generic[T]):
         with self._lock:
             self._known.pop(name, None)
 
-    def replace(self, objects: list[Object], resource_version: int) -> None:
+    def replace(self, objects: Iterable[Object], resource_version: int) -> None:
         known = {name: told for item in objects for name, told in self._decoded(item)}
         with self._lock:
             self._known = known

@@ -8,6 +8,7 @@ for the caller, who is told whether the request may have had an effect
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 from collections import Counter
@@ -83,10 +84,21 @@ class Api:
         :param query: ``labelSelector``, ``fieldSelector``, ...
         :raises ApiExpired: it took too long, and the next page is not to be had any more.
         """
-        found: list[Object] = []
-        for answer in self.pages(path, query, page=page):
-            found += answer["items"]
-        return found, str(answer["metadata"]["resourceVersion"])
+        items, version = self.stream(path, query, page=page)
+        return list(items), version
+
+    def stream(
+        self, path: str, query: Mapping[str, str] | None = None, *, page: int = 500
+    ) -> tuple[Iterator[Object], str]:
+        """As :meth:`list`, but only one page is in memory at a time.
+
+        Later pages are asked for, and errors raised, while the objects are iterated.
+        """
+        pages = self.pages(path, query, page=page)
+        first = next(pages)
+        # All pages are of the version that the first one names.
+        items = (item for each in itertools.chain([first], pages) for item in each["items"])
+        return items, str(first["metadata"]["resourceVersion"])
 
     def pages(
         self, path: str, query: Mapping[str, str] | None = None, *, page: int = 500

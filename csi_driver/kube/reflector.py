@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from csi_driver.kube.api import Api, Object, Watch
@@ -30,8 +30,12 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.2, 10.0
 class Sink(Protocol):
     """Where the objects of a collection go; called from the reflector's thread."""
 
-    def replace(self, objects: list[Object], resource_version: int) -> None:
-        """These are all objects at that version."""
+    def replace(self, objects: Iterable[Object], resource_version: int) -> None:
+        """These are all objects at that version.
+
+        They come from the API server while they are iterated, which may raise ApiError: the
+        sink then keeps what it had.
+        """
 
     def changed(self, item: Object) -> None:
         """This object was made or changed."""
@@ -118,7 +122,7 @@ class Reflector:
                 self._wait(_LONGEST_DELAY)
 
     def _list(self) -> None:
-        objects, version = self._api.list(self._path, self.query)
+        objects, version = self._api.stream(self._path, self.query)
         self._sink.replace(objects, int(version))
         self._version = version
         self._synced.set()

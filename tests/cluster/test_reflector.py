@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -26,7 +26,7 @@ class Copy:
         self._items: dict[str, str] = {}
         self.lists = 0
 
-    def replace(self, objects: list[Object], resource_version: int) -> None:
+    def replace(self, objects: Iterable[Object], resource_version: int) -> None:
         with self._lock:
             self.lists += 1
             self._items = {each["metadata"]["name"]: each["data"]["v"] for each in objects}

@@ -51,8 +51,7 @@ class MemoryStore(RecordStore):
                 raise refusal
             stored = msgspec.structs.replace(record, version=next(self._versions))
             body = codec.encode(stored)
-            shelf.remove(record.id)
-            shelf.add(record.id, _Entry(stored.version, body, codec.indexed_values(record)))
+            shelf.put(record.id, _Entry(stored.version, body, codec.indexed_values(record)))
         return codec.decode(type(record), body)
 
     def delete(self, record: Record) -> None:

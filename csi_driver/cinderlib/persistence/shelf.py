@@ -38,6 +38,15 @@ class Shelf(Generic[T]):
         for pair in entry.indexed.items():
             _insert(self._by_value.setdefault(pair, []), record_id)
 
+    def put(self, record_id: str, entry: T) -> None:
+        """Keep an entry, in the place of the one that may be there."""
+        known = self.entries.get(record_id)
+        if known is not None and known.indexed == entry.indexed:
+            self.entries[record_id] = entry
+            return
+        self.remove(record_id)
+        self.add(record_id, entry)
+
     def remove(self, record_id: str) -> None:
         """Drop an entry; nothing happens when it is not there."""
         entry = self.entries.pop(record_id, None)

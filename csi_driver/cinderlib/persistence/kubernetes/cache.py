@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeGuard, TypeVar
 
 import msgspec
 
@@ -74,9 +74,14 @@ class Cache:
 
     # -- for the reflector (its Sink) and for the store's own writes -------------
 
-    def replace(self, items: list[Object], resource_version: int) -> None:
+    def replace(self, items: Iterable[Object], resource_version: int) -> None:
         """Take a whole list over; own writes that are newer than it stay."""
-        made = {objects.record_id(item): self._cached(item) for item in items}
+        made = {}
+        for item in items:
+            record_id = objects.record_id(item)
+            known = self.get(record_id)
+            # Most are known as they are: a list that was read anew costs little then.
+            made[record_id] = known if _is(known, item) else self._cached(item)
         with self._lock:
             for record_id, entry in list(self._shelf.entries.items()):
                 if record_id not in made and entry.resource_version <= resource_version:
@@ -86,8 +91,10 @@ class Cache:
 
     def changed(self, item: Object) -> None:
         """Take an object over, unless a newer state of it is known."""
-        entry = self._cached(item)
         record_id = objects.record_id(item)
+        if _is(self.get(record_id), item):
+            return  # this process's own write, told by the watch
+        entry = self._cached(item)
         with self._lock:
             before = self._shelf.entries.get(record_id)
             taken = self._take(record_id, entry)
@@ -116,8 +123,7 @@ class Cache:
             return False
         if self._removed.get(record_id, 0) >= entry.resource_version:
             return False
-        self._shelf.remove(record_id)
-        self._shelf.add(record_id, entry)
+        self._shelf.put(record_id, entry)
         return True
 
     def _cached(self, item: Object) -> Cached:
@@ -138,3 +144,13 @@ class Cache:
             indexed=indexed,
             why=why,
         )
+
+
+def _is(known: Cached | None, item: Object) -> TypeGuard[Cached]:
+    """Whether this state of the object is the one that is kept."""
+    metadata = item["metadata"]
+    return (
+        known is not None
+        and known.resource_version == int(metadata["resourceVersion"])
+        and known.uid == metadata["uid"]
+    )

@@ -150,7 +150,7 @@ class KubernetesStore(RecordStore):
         """
         with _explained("The records cannot be read"):
             for kind, reflector in self._reflectors.items():
-                found, version = self._api.list(BY_RECORD[kind].path, reflector.query)
+                found, version = self._api.stream(BY_RECORD[kind].path, reflector.query)
                 self._caches[kind].replace(found, int(version))
 
     # -- writing ---------------------------------------------------------------
