@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ def make_replica(
     """
     # Importing Cinder takes a second, which a standby has and a new leader has not.
     _set_up(settings)
+    # Whoever starts a process turns the collector off; a standby may wait for days.
+    gc.freeze()
+    gc.enable()
     records = _cluster_records(settings, replica, stopped)
     if records is None:
         return None

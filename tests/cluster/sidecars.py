@@ -88,26 +88,35 @@ def start_controllers(processes: Processes, server: ApiServer) -> None:
 
 def start_sidecars(processes: Processes, server: ApiServer, endpoint: str, of: str = "") -> None:
     """The four sidecars of one replica; ``of`` tells replicas apart."""
-    common = (
-        f"--kubeconfig={server.kubeconfig}",
-        f"--csi-address={endpoint.removeprefix('unix://')}",
-        "--timeout=30s",
-    )
-    retries = ("--retry-interval-start=500ms", "--retry-interval-max=2s")
+    start_provisioner(processes, server, endpoint, of)
+    for name in ("csi-attacher", "csi-snapshotter", "csi-resizer"):
+        processes.start(f"{name}{of}", name, *_common(server, endpoint), *_RETRIES)
+
+
+def start_provisioner(processes: Processes, server: ApiServer, endpoint: str, of: str = "") -> None:
+    """The provisioner of one replica."""
     processes.start(
         f"csi-provisioner{of}",
         "csi-provisioner",
-        *common,
-        *retries,
+        *_common(server, endpoint),
+        *_RETRIES,
         "--extra-create-metadata",
         "--feature-gates=Topology=true",
         "--kube-api-qps=200",
         "--kube-api-burst=400",
         "--worker-threads=32",
     )
-    processes.start(f"csi-attacher{of}", "csi-attacher", *common, *retries)
-    processes.start(f"csi-snapshotter{of}", "csi-snapshotter", *common, *retries)
-    processes.start(f"csi-resizer{of}", "csi-resizer", *common, *retries)
+
+
+_RETRIES = ("--retry-interval-start=500ms", "--retry-interval-max=2s")
+
+
+def _common(server: ApiServer, endpoint: str) -> tuple[str, ...]:
+    return (
+        f"--kubeconfig={server.kubeconfig}",
+        f"--csi-address={endpoint.removeprefix('unix://')}",
+        "--timeout=30s",
+    )
 
 
 def stop_sidecars(processes: Processes, of: str = "") -> None:
