@@ -41,11 +41,11 @@ class Api:
     """The API server, for any number of threads.
 
     :param connection: where it is.
-    :param connections: how many are kept open for the threads.
+    :param connections: how many are kept open at most; as many as threads may ask at a time.
     :raises ConfigurationError: the certificates cannot be read.
     """
 
-    def __init__(self, connection: Connection, *, connections: int = 32) -> None:
+    def __init__(self, connection: Connection, *, connections: int = 512) -> None:
         self.connection = connection
         self.requests: Counter[str] = Counter()
         """How many requests were made, by verb; for metrics and benchmarks."""

@@ -66,7 +66,8 @@ class Replicas:
         self.files = directory / "volumes"
         self._keys = make_keys(directory / "keys")
         self._config = directory / "backends.yaml"
-        options = {"file_volume_directory": str(self.files)}
+        # Sparse files, of which nobody writes: more of them than the disk could hold full.
+        options = {"file_volume_directory": str(self.files), "max_over_subscription_ratio": "20"}
         backend = {"name": "file", "volume_driver": FILE_DRIVER, "options": options}
         self._config.write_text(yaml.safe_dump({"backends": [backend]}))
         install(server)

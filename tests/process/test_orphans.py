@@ -98,7 +98,7 @@ def test_what_a_killed_controller_left_is_listed_with_what_to_do(blind):
     [suspect], [pending] = found["suspects"], found["pending"]
     assert (suspect["kind"], suspect["name"], found["orphans"]) == ("volume", "data", [])
     assert (pending["operation"], pending["step"], pending["attempts"]) == ("create", "backend", 1)
-    assert pending["owner"].endswith(f"/{pid}")
+    assert pending["owner"].split("/")[1] == str(pid)
     shown = orphans(process).stdout
     for text in ("Orphans: none", "Suspects: 1", "Pending operations: 1", suspect["cinder_id"]):
         assert text in shown
