@@ -88,10 +88,15 @@ def make_header(
     :param provider: ``luks`` (version 1) or ``luks2``.
     :param key_size: in bits.
     :param options: further options of ``cryptsetup luksFormat``.
-    :raises EncryptionFailed: the device is not blank; nothing was written.
+    :raises EncryptionFailed: the device is read-only or not blank; nothing was written.
     :raises CommandFailed: cryptsetup failed.
     """
     devices.read_check(device)
+    if devices.is_read_only(device):
+        raise EncryptionFailed(
+            f"{device} is read-only, and a volume without a LUKS header gets one when attached",
+            advice="Attach it for writing once",
+        )
     held = signatures(device)
     if held or not devices.edges_are_zero(device):
         what = ", ".join(found.type for found in held) or "data"
@@ -138,6 +143,8 @@ class Opener:
         """
         if not has_header(device):
             raise NotEncrypted(f"{device} has no LUKS header")
+        # Open already: from an attach that died before it was recorded.
+        self.close()
         self._link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(Path(device).resolve())
@@ -146,7 +153,8 @@ class Opener:
             self._encryptor(key).attach_volume(None)
         except Exception as error:
             self._link.unlink(missing_ok=True)
-            if getattr(error, "exit_code", None) == _NO_KEY_FITS:
+            # Asked here, since cryptsetup complains of a kernel without dm-crypt first.
+            if not fits(device, key):
                 raise WrongKey(f"The key does not open {device}") from error
             raise EncryptionFailed(f"{device} cannot be opened: {_said(error)}") from error
         return self.path
@@ -156,7 +164,7 @@ class Opener:
 
         :raises EncryptionFailed: it is in use.
         """
-        if not self._link.is_symlink():
+        if not self._link.is_symlink() and not Path(self.path).exists():
             return
         try:
             self._encryptor(Key("")).detach_volume()

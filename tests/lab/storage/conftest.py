@@ -43,11 +43,18 @@ def host() -> None:
 
 
 @pytest.fixture(scope="session")
-def lvm(host: None) -> Backend:
-    """The backend of the documents' examples, as they write it, on this address."""
+def library(host: None) -> None:
+    """The library, set up as it can be only once in a process."""
     import csi_driver.cinderlib as cinderlib
 
     cinderlib.setup(file_locks_path="/run/lab/cinder", persistence_config={"storage": "memory"})
+
+
+@pytest.fixture(scope="session")
+def lvm(library: None) -> Backend:
+    """The backend of the documents' examples, as they write it, on this address."""
+    import csi_driver.cinderlib as cinderlib
+
     return cinderlib.Backend(
         volume_driver="cinder.volume.drivers.lvm.LVMVolumeDriver",
         volume_group="cinder-volumes",

@@ -98,6 +98,12 @@ def disks() -> list[str]:
     return found + ([] if maps[:1] == ["No"] else maps)
 
 
+def opened() -> list[str]:
+    """What dm-crypt has open on this host."""
+    identities = Path("/sys/block").glob("dm-*/dm/uuid")
+    return [str(path) for path in identities if path.read_text().startswith("CRYPT-")]
+
+
 def node_records() -> list[str]:
     """open-iscsi's records of targets."""
     return [str(path) for path in Path("/etc/iscsi/nodes").rglob("*") if path.is_file()]
@@ -110,6 +116,7 @@ def left() -> dict[str, object]:
         "exports": exports(),
         "sessions": sessions(),
         "disks": disks(),
+        "opened": opened(),
         "records": node_records(),
     }
     return {name: found for name, found in parts.items() if found}
