@@ -31,7 +31,7 @@ test-kubernetes: ## Run the tests against a real Kubernetes API server, built wi
 lab: ## Run the tests on real storage; see docs/lab.md
 	@tools/setup.sh dev
 	@tools/lab/setup.sh --check
-	@$(BIN)/pytest -m lab tests/lab $(ARGS)
+	@$(BIN)/pytest -m 'lab and not full' tests/lab $(ARGS)
 
 lab-setup: ## Install what `make lab` needs (Debian packages, as root; into the user's cache)
 	@tools/lab/setup.sh
