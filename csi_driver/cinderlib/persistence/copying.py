@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
+from csi_driver.cinderlib.persistence.records import Record
 from csi_driver.cinderlib.persistence.store import (
     RecordConflict,
     RecordExists,
     RecordStore,
+    pages,
 )
 
-_PAGE = 500
 _WRITERS = 32
 """Threads that write: a store flushes many changes as one."""
 
@@ -47,7 +47,7 @@ def copy_records(source: RecordStore, target: RecordStore) -> Counter[str]:
         target.adopt(source.installation_id)
     copied: Counter[str] = Counter()
     with ThreadPoolExecutor(_WRITERS) as pool:
-        for page in _pages(source):
+        for page in pages(source):
             missing = [each for each in page if target.get(type(each), each.id) is None]
             for stored in pool.map(target.put, map(_without_version, missing)):
                 copied[stored.KIND] += 1
@@ -66,19 +66,11 @@ def differences(one: RecordStore, other: RecordStore) -> list[str]:
 
 def _pairs(one: RecordStore, other: RecordStore) -> Iterator[tuple[str, Record, Record | None]]:
     """Every record of ``one``, and what ``other`` has under its id; without versions."""
-    for page in _pages(one):
+    for page in pages(one):
         for record in page:
             there = other.get(type(record), record.id)
             found = None if there is None else _without_version(there)
             yield f"{record.KIND} {record.id}", _without_version(record), found
-
-
-def _pages(store: RecordStore) -> Iterator[list[Record]]:
-    for kind in RECORD_TYPES:
-        after = ""
-        while page := store.list(kind, after=after, limit=_PAGE):
-            yield list(page)
-            after = page[-1].id
 
 
 def _without_version(record: Record) -> Record:

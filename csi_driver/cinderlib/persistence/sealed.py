@@ -38,7 +38,6 @@ from csi_driver.base.errors import SealError
 from csi_driver.base.masking import SECRETS, is_secret_name
 from csi_driver.base.sealing import KeyRing, key_id_of
 from csi_driver.cinderlib.persistence.records import (
-    RECORD_TYPES,
     ConnectionRecord,
     KeyValueRecord,
     LateAttemptRecord,
@@ -46,7 +45,7 @@ from csi_driver.cinderlib.persistence.records import (
     SnapshotRecord,
     VolumeRecord,
 )
-from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore
+from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore, pages
 
 R = TypeVar("R", bound=Record)
 
@@ -68,7 +67,6 @@ _SECRET_FIELDS = frozenset({"replication_driver_data"})
 """Secret entries that their name does not tell."""
 
 _MARK = "sealed:"
-_PAGE = 500
 _WRITERS = 32
 """Threads that write what is sealed anew: a store flushes many changes as one."""
 
@@ -142,7 +140,7 @@ class SealedStore(RecordStore):
         ring = self._keys()
         written = 0
         with ThreadPoolExecutor(_WRITERS, "reseal") as pool:
-            for page in _pages(self._inner):
+            for page in pages(self._inner):
                 stale = [record for record in page if _is_stale(record, ring)]
                 written += sum(pool.map(lambda record: self._reseal(record, ring), stale))
         return written
@@ -166,7 +164,7 @@ def keys_in_use(store: RecordStore) -> Counter[str]:
     """
     return Counter(
         key_id_of(text)
-        for page in _pages(store)
+        for page in pages(store)
         for record in page
         for place in _places(record)
         if (text := _sealed_text(place.value)) is not None
@@ -256,11 +254,3 @@ def _is_stale(record: Record, ring: KeyRing) -> bool:
 def _learn(place: _Place) -> None:
     """Let no log show what is sealed."""
     SECRETS.learn_named(place.value if place.key is None else {place.key: place.value})
-
-
-def _pages(store: RecordStore) -> Iterator[list[Record]]:
-    for kind in RECORD_TYPES:
-        after = ""
-        while page := store.list(kind, after=after, limit=_PAGE):
-            yield list(page)
-            after = page[-1].id

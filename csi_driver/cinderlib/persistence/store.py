@@ -8,11 +8,11 @@ Called by ``controller`` and the object layer; implemented by ``memory``,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from csi_driver.base.errors import CinderCSIError
-from csi_driver.cinderlib.persistence.records import Record
+from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
 
 R = TypeVar("R", bound=Record)
 
@@ -122,3 +122,15 @@ class RecordStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release files, locks and threads; may be called twice."""
+
+
+def pages(store: RecordStore, limit: int = 500) -> Iterator[list[Record]]:
+    """Every record of a store, kind by kind, ``limit`` at a time.
+
+    :raises StoreUnavailable: the store cannot be read.
+    """
+    for kind in RECORD_TYPES:
+        after = ""
+        while page := store.list(kind, after=after, limit=limit):
+            yield list(page)
+            after = page[-1].id
