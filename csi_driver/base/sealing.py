@@ -197,8 +197,17 @@ def load_or_create(path: Path) -> KeyRing:
     :raises ConfigurationError: the file is there and cannot be understood.
     """
     if read_text(path) is None:
-        write_new(path, msgspec.json.encode(KeyRing.generate()), mode=0o600)
+        create(path)
     return load(path)
+
+
+def create(path: Path) -> KeyRing | None:
+    """Make the key file ``path`` (mode 0600) with a new ring; None where there is a file.
+
+    :raises StateDirectoryError: it cannot be written.
+    """
+    ring = KeyRing.generate()
+    return ring if write_new(path, msgspec.json.encode(ring), mode=0o600) else None
 
 
 def change(path: Path, decide: Callable[[KeyRing], KeyRing]) -> tuple[KeyRing, KeyRing]:

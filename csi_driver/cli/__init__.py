@@ -25,7 +25,7 @@ SQLite, below one state directory.
 
 cinder-csi demo starts such a plugin and walks a volume through its whole life.
 
-cinder-csi keys shows, rotates and prunes the keys that seal secrets.
+cinder-csi keys makes, shows, rotates and prunes the keys that seal secrets.
 
 cinder-csi orphans lists what may be left on backends, and what is not finished.
 

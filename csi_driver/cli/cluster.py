@@ -13,6 +13,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.config import Settings
@@ -32,15 +33,23 @@ _WAIT_FOR_SERVER = "Check that the API server can be reached from this Pod; the 
 
 
 def connection(settings: Settings) -> Connection:
+    """How the API server is reached by a process with these settings.
+
+    :raises ConfigurationError: it cannot be.
+    """
+    return connection_by(settings.kubeconfig)
+
+
+def connection_by(kubeconfig: Path | None) -> Connection:
     """How the API server is reached: by the kubeconfig that is named, else as a Pod.
 
     :raises ConfigurationError: it cannot be.
     """
-    if settings.kubeconfig is None:
+    if kubeconfig is None:
         return in_cluster()
     from csi_driver.kube.kubeconfig import from_kubeconfig
 
-    return from_kubeconfig(settings.kubeconfig)
+    return from_kubeconfig(kubeconfig)
 
 
 class Replica:

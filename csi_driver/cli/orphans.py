@@ -1,7 +1,7 @@
 """``cinder-csi orphans``: what may be left on backends, and what is not finished.
 
-Reads the record store of a state directory beside a running controller.  An orphan is
-removed from the list by the administrator only, who looked for it on the backend;
+Reads the records of a state directory, or of a cluster, beside a running controller.  An
+orphan is removed from the list by the administrator only, who looked for it on the backend;
 that changes the store, so it needs the controller stopped (the store's lock sees to it).
 """
 
@@ -19,8 +19,8 @@ import typer
 
 from csi_driver.base.errors import ConfigurationError, InvalidRequest
 from csi_driver.cli import store_options
-from csi_driver.cli.store_options import StoreUrl, StoreUrlFile
-from csi_driver.config import LogLevel, default_state_dir
+from csi_driver.cli.store_options import DriverName, Kubeconfig, StoreUrl, StoreUrlFile
+from csi_driver.config import DRIVER_NAME, LogLevel, StoreKind, default_state_dir
 
 if TYPE_CHECKING:
     from csi_driver.cinderlib.persistence.reading import RecordReader
@@ -45,8 +45,17 @@ def orphans(
             show_default="/var/lib/cinder-csi; ~/.local/state/cinder-csi without root",
         ),
     ] = None,
+    store: Annotated[
+        StoreKind,
+        typer.Option(
+            envvar="CINDER_CSI_STORE",
+            help="Where the records are: db is the store of the state directory.",
+        ),
+    ] = StoreKind.DB,
     store_url: StoreUrl = "",
     store_url_file: StoreUrlFile = None,
+    kubeconfig: Kubeconfig = None,
+    driver_name: DriverName = DRIVER_NAME,
     output: Annotated[
         Output, typer.Option(help="table for people, json for programs.")
     ] = Output.TABLE,
@@ -55,7 +64,8 @@ def orphans(
         typer.Option(
             metavar="CINDER_ID",
             help="Take this orphan off the list, because it is gone from its backend. May be"
-            " given several times. Stop the controller first.",
+            " given several times. Stop the controller first. In a cluster delete the"
+            " CinderOrphan instead.",
         ),
     ] = None,
 ) -> None:
@@ -64,6 +74,14 @@ def orphans(
     An orphan is a volume or snapshot of which no answer of its driver proves that it is gone. A
     suspect is one that the controller still removes by itself. Works beside a running controller.
     """
+    if store is StoreKind.KUBERNETES:
+        if forget:
+            raise ConfigurationError(
+                "--forget works on the store of a state directory",
+                advice=f"In a cluster: kubectl delete cinderorphans {' '.join(forget)}",
+            )
+        _show(_read(_cluster_reader(kubeconfig, driver_name)), output)
+        return
     directory = (state_dir or default_state_dir()).absolute()
     url = store_options.store_url(store_url, store_url_file)
     reader = _reader(directory, url)
@@ -71,7 +89,10 @@ def orphans(
         reader.close()
         _forget(directory, url, forget)
         return
-    found = _read(reader)
+    _show(_read(reader), output)
+
+
+def _show(found: Report, output: Output) -> None:
     if output is Output.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
@@ -106,6 +127,14 @@ def _reader(directory: Path, url: str) -> RecordReader:
             advice="Name the directory of cinder-csi serve with --state-dir",
         )
     return DatabaseReader(path)
+
+
+def _cluster_reader(kubeconfig: Path | None, driver: str) -> RecordReader:
+    from csi_driver.cinderlib.persistence.kubernetes.reading import ClusterReader
+    from csi_driver.cli.cluster import connection_by
+    from csi_driver.kube.api import Api
+
+    return ClusterReader(Api(connection_by(kubeconfig)), driver)
 
 
 def _read(reader: RecordReader) -> Report:

@@ -9,7 +9,7 @@ import typer
 
 from csi_driver import config_file
 from csi_driver.cli import store_options
-from csi_driver.cli.store_options import StoreUrl, StoreUrlFile
+from csi_driver.cli.store_options import DriverName, Kubeconfig, StoreUrl, StoreUrlFile
 from csi_driver.config import (
     DRIVER_NAME,
     LogLevel,
@@ -69,14 +69,7 @@ def serve(
     ] = StoreKind.DB,
     store_url: StoreUrl = "",
     store_url_file: StoreUrlFile = None,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            envvar=_PREFIX + "KUBECONFIG",
-            help="With --store kubernetes: the kubeconfig of a process outside of the cluster.",
-            show_default="the Pod's service account",
-        ),
-    ] = None,
+    kubeconfig: Kubeconfig = None,
     keys_dir: Annotated[
         Path | None,
         typer.Option(
@@ -94,10 +87,7 @@ def serve(
             show_default="the host name",
         ),
     ] = "",
-    driver_name: Annotated[
-        str,
-        typer.Option(envvar=_PREFIX + "DRIVER_NAME", help="CSI name of the plugin."),
-    ] = DRIVER_NAME,
+    driver_name: DriverName = DRIVER_NAME,
     max_volumes_per_node: Annotated[
         int,
         typer.Option(

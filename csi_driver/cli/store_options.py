@@ -1,4 +1,4 @@
-"""The options of commands that say where a state directory's records are.
+"""The options of commands that say where records are.
 
 Used by ``serve``, ``orphans`` and ``keys``.  Without them records are in a SQLite file of
 the state directory.  A password never comes by the command line, where ``ps`` shows it.
@@ -55,6 +55,18 @@ StoreUrlFile = Annotated[
         envvar="CINDER_CSI_STORE_URL_FILE",
         help="A file that holds that URL, with its password.",
     ),
+]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="CINDER_CSI_KUBECONFIG",
+        help="With --store kubernetes: the kubeconfig of a process outside of the cluster.",
+        show_default="the Pod's service account",
+    ),
+]
+DriverName = Annotated[
+    str,
+    typer.Option(envvar="CINDER_CSI_DRIVER_NAME", help="CSI name of the plugin."),
 ]
 
 

@@ -27,7 +27,7 @@ they are written next, at the latest by :meth:`SealedStore.reseal`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -162,10 +162,17 @@ def keys_in_use(store: RecordStore) -> Counter[str]:
 
     :param store: the store itself, as sealed records lie in it.
     """
+    return keys_of(record for page in pages(store) for record in page)
+
+
+def keys_of(records: Iterable[Record]) -> Counter[str]:
+    """Ids of the records keys that something in ``records`` is sealed with, and how often.
+
+    :param records: as they lie in their store, sealed.
+    """
     return Counter(
         key_id_of(text)
-        for page in pages(store)
-        for record in page
+        for record in records
         for place in _places(record)
         if (text := _sealed_text(place.value)) is not None
     )

@@ -195,6 +195,50 @@ def test_without_keys_or_store_it_says_where_to_look(tmp_path: Path):
     assert not database_path(tmp_path).exists()
 
 
+def run(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [COMMAND, "keys", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_both_rings_are_made_once(tmp_path: Path):
+    rings = tmp_path / "new" / "rings"
+    told = run("create", str(rings))
+    assert rings.stat().st_mode & 0o777 == 0o700
+    made = {path.name: load(path) for path in rings.iterdir()}
+    assert made.keys() == {"records.json", "transport.json"}
+    for path in rings.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+        ring = load(path)
+        assert ring.current in told
+        assert ring.keys[ring.current] not in told
+    assert made["records.json"].current != made["transport.json"].current
+    assert "it was not changed" in run("create", str(rings), code=2)
+    (rings / "records.json").unlink()
+    run("create", str(rings), code=2)
+    assert [path.name for path in rings.iterdir()] == ["transport.json"], "all or nothing"
+
+
+def test_rings_in_a_directory_of_their_own_are_shown_and_rotated(tmp_path: Path):
+    rings = tmp_path / "rings"
+    run("create", str(rings))
+    place = ("--keys-dir", str(rings))
+    before = load(rings / "transport.json").current
+    run("rotate", "--ring", "transport", *place)
+    shown = [line.split()[:2] for line in run("show", *place).splitlines()]
+    assert shown == [
+        ["ring", "key"],
+        ["records", load(rings / "records.json").current],
+        ["transport", load(rings / "transport.json").current],
+        ["transport", before],
+    ]
+    assert "nobody can tell which keys are in use" in run("prune", *place, code=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rings"]
+
+
 def test_a_damaged_state_of_the_node_stops_the_pruning(installation: Installation):
     installation.keys("rotate")
     before = installation.transport_ring
