@@ -1,10 +1,10 @@
 """The gRPC server on its unix socket: start, serve, drain, stop.
 
 Each call has a thread, made when none is idle, and there are more of them than calls may
-wait (:data:`~csi_driver.rpc.handlers.MOST_CALLS`): so Identity answers whatever else is
-going on.  An event loop instead would have to hand every other call to a thread and back,
-which costs more than gRPC itself.  The socket is there from the first moment (sidecars give
-up after 30 s without it) and goes last.
+wait (:data:`~csi_driver.rpc.handlers.MOST_CALLS`); Identity needs
+none.  An event loop instead would have to hand every other call to a thread and back, which
+costs more than gRPC itself.  The socket is there from the first moment (sidecars give up
+after 30 s without it) and goes last.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Server:
         self._path = path
         self._gate = gate
         self._server = grpc.server(ThreadPoolExecutor(_THREADS, "rpc"), options=_OPTIONS)
-        csi_pb2_grpc.add_IdentityServicer_to_server(identity, self._server)
+        identity.add_to(self._server)
         if controller is not None:
             csi_pb2_grpc.add_ControllerServicer_to_server(controller, self._server)
         if node is not None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
-from csi_driver.base.errors import ConfigurationError
+from csi_driver.base.errors import ConfigurationError, InvalidRequest
+from csi_driver.base.values import NodeRegistration
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc.client import Client
 from csi_driver.rpc.handlers import Gate, Readiness
 from csi_driver.rpc.identity import Identity
+from csi_driver.rpc.node import Node
 from csi_driver.rpc.server import Server, SocketInUse, claim_socket, socket_path
+
+WAIT = 30.0
 
 # -- endpoints ------------------------------------------------------------------
 
@@ -124,6 +130,61 @@ def test_identity_answers_from_the_start_to_the_end_and_the_socket_goes_last(pla
     server.stop()
     assert seen == [False, True, False]
     assert not place.exists()
+
+
+def test_identity_answers_before_the_request_has_come_as_it_needs_nothing_of_it(place: Path):
+    server, _ = identity_server(place)
+    server.start()
+    unsent = threading.Event()
+
+    def request() -> Iterator[pb.ProbeRequest]:
+        unsent.wait()
+        yield from ()
+
+    with Client(str(place)) as client:
+        probe = client.channel.stream_unary(
+            "/csi.v1.Identity/Probe",
+            request_serializer=pb.ProbeRequest.SerializeToString,
+            response_deserializer=pb.ProbeResponse.FromString,
+        )
+        assert probe(request(), timeout=WAIT).HasField("ready")
+        unsent.set()
+    server.stop()
+
+
+class Stuck:
+    """A node whose NodeGetInfo waits for what does not come."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.freed = threading.Event()
+
+    def info(self) -> NodeRegistration:
+        self.asked.set()
+        self.freed.wait()
+        raise InvalidRequest("freed")
+
+
+def test_identity_answers_while_every_thread_is_taken(place: Path, monkeypatch):
+    monkeypatch.setattr("csi_driver.rpc.server._THREADS", 1)
+    gate = Gate()
+    gate.state = Readiness.READY
+    node, stuck = Node(gate), Stuck()
+    node.service = stuck
+    server = Server(place, gate, Identity("csi.example.org", gate), None, node)
+    server.start()
+    with Client(str(place)) as client:
+        waiting = client.node.NodeGetInfo.future(pb.NodeGetInfoRequest())
+        assert stuck.asked.wait(WAIT)
+        assert client.identity.Probe(pb.ProbeRequest(), timeout=WAIT).ready.value
+        assert client.identity.GetPluginInfo(pb.GetPluginInfoRequest(), timeout=WAIT).name
+        capabilities = client.identity.GetPluginCapabilities(
+            pb.GetPluginCapabilitiesRequest(), timeout=WAIT
+        )
+        assert capabilities.capabilities
+        stuck.freed.set()
+        assert waiting.code() is grpc.StatusCode.INVALID_ARGUMENT
+    server.stop()
 
 
 def test_a_second_server_on_the_socket_is_refused_and_the_first_goes_on(place: Path):
