@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,12 +75,8 @@ class Kernel:
         self.timed_out = False
 
     def __enter__(self) -> Kernel:
-        made = _made()
+        command = self.command(self._job, self._script)
         self._script.write_text(_script(self._job))
-        command = [*_in_namespace(self._job), "taskset", "-c", str(self._job.processor)]
-        # When pytest is killed, the kernel goes too, with all the processes that it is made of.
-        command += ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
-        command += [str(made / "linux"), *_kernel_arguments(self._job, made, self._script)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -104,6 +101,17 @@ class Kernel:
             self._reader.join(_REAP_SECONDS)
             if self._process.stdout is not None:
                 self._process.stdout.close()
+
+    def command(self, job: Job, script: Path) -> list[str]:
+        """The command line of a kernel that runs the script.
+
+        :raises NotSetUp: there is no kernel on this machine.
+        """
+        made = _made()
+        command = [*_in_namespace(job), "taskset", "-c", str(job.processor)]
+        # When pytest is killed, the kernel goes too, with all the processes that it is made of.
+        command += ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
+        return [*command, str(made / "linux"), *_kernel_arguments(job, made, script)]
 
     def lines(self) -> Iterator[str]:
         """What the console says, line by line, until the kernel has ended."""
@@ -149,8 +157,19 @@ def scratch_directory() -> Iterator[Path]:
 
 
 def processors() -> list[int]:
-    """The processors of this host that may be used, those with the most to spare first."""
-    return sorted(os.sched_getaffinity(0), reverse=True)
+    """The processors of this host that may be used, the least taken first.
+
+    A kernel is tied to its processor, and the scheduler moves all that is not out of its way. Two
+    that are tied to the same one would share it, however idle the others are; so those come first
+    to which no program is tied.
+    """
+    tied: Counter[int] = Counter()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            allowed = os.sched_getaffinity(int(process.name))
+            is_program = (process / "cmdline").read_bytes() != b""  # and no thread of the kernel
+            tied.update(allowed if is_program and len(allowed) == 1 else ())
+    return sorted(os.sched_getaffinity(0), key=lambda number: (tied[number], -number))
 
 
 def _shared_memory() -> str | None:

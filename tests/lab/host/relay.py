@@ -4,17 +4,20 @@ A plugin of pytest on the host, registered by tests/lab/storage/conftest.py. The
 tests; at the first of a group it boots a kernel, in which ``reports`` runs pytest for the whole
 group (one Python process: importing Cinder takes seconds), and hands on each report as it comes.
 Tests that are marked ``two_kernels`` have a second kernel beside theirs, another host on the same
-network, which runs ``agent``.
+network, which runs ``agent``. They are run last: one group at a time has a kernel, and each has one
+only once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -34,19 +37,25 @@ _ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 
 class Relay:
-    """Gives the reports of tests that run inside, in the order of the session."""
+    """Gives the reports of tests that run inside, in the order of the session.
 
-    def __init__(self) -> None:
+    :param start: boots a kernel for the tests of these ids, with another beside it if the last
+        argument says so.
+    """
+
+    def __init__(self, start: Start | None = None) -> None:
+        self._start = start or started
         self._running = contextlib.ExitStack()
         self._group: Group | None = None
 
-    def pytest_sessionstart(self) -> None:
-        """Clean up at SIGTERM as at an interrupt from the keyboard: namespaces stay otherwise."""
-        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Bring together the tests that can share a kernel."""
+        items.sort(key=_needs_two)
 
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         """Report a test of the lab kernel; leave every other to pytest."""
-        if item.get_closest_marker("in_lab_kernel") is None:
+        if not _is_inside(item):
             return None
         location = item.location
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=location)
@@ -60,18 +69,14 @@ class Relay:
         self._running.close()
 
     def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        two = item.get_closest_marker("two_kernels") is not None
         if self._group is None or item.nodeid not in self._group.nodeids:
             self._running.close()
             self._group = None
-            group = [
-                other.nodeid
-                for other in item.session.items
-                if other.get_closest_marker("in_lab_kernel")
-                and (other.get_closest_marker("two_kernels") is not None) is two
-            ]
+            # Clean up at SIGTERM as at an interrupt from the keyboard: namespaces stay otherwise.
+            signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+            group = self._start(item.config, _together(item), _needs_two(item))
             try:
-                self._group = self._running.enter_context(started(item.config, group, two))
+                self._group = self._running.enter_context(group)
             except Exception as error:
                 yield _failed(item, f"The lab kernel cannot be started: {error}")
                 return
@@ -91,6 +96,7 @@ class Group:
         self._file = kernel.scratch / "reports"
         self._file.touch()
         self._read = self._file.open()
+        self._begun = ""
         self._known: dict[str, list[pytest.TestReport]] = {}
 
     def close(self) -> None:
@@ -114,11 +120,16 @@ class Group:
 
     def _complete(self, nodeid: str) -> bool:
         while line := self._read.readline():
-            told = self._config.hook.pytest_report_from_serializable(
-                config=self._config, data=json.loads(line)
-            )
+            self._begun += line
+            if not line.endswith("\n"):
+                break  # a long report, which the guest is still writing
+            data, self._begun = json.loads(self._begun), ""
+            told = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
             self._known.setdefault(told.nodeid, []).append(told)
         return any(report.when == "teardown" for report in self._known.get(nodeid, ()))
+
+
+Start = Callable[[pytest.Config, list[str], bool], AbstractContextManager[Group]]
 
 
 @contextlib.contextmanager
@@ -127,10 +138,11 @@ def started(config: pytest.Config, nodeids: list[str], two: bool) -> Iterator[Gr
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_directory())
         environment = {INSIDE: str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+        on = (processors() * 2)[:2]
         here = Job(
             name="here",
             command=[sys.executable, "-m", "tests.lab.storage.reports", f"{scratch}/reports"],
-            processor=processors()[0],
+            processor=on[0],
             seconds=_SECONDS,
             environment=environment,
         )
@@ -148,7 +160,7 @@ def started(config: pytest.Config, nodeids: list[str], two: bool) -> Iterator[Gr
                 )
                 for name, processor, (own, other), tap in zip(
                     ("here", "there"),
-                    (processors()[0], processors()[-1]),
+                    on,
                     (_ADDRESSES, _ADDRESSES[::-1]),
                     made.taps,
                     strict=True,
@@ -160,6 +172,22 @@ def started(config: pytest.Config, nodeids: list[str], two: bool) -> Iterator[Gr
         here = dataclasses.replace(here, command=[*here.command, *nodeids])
         kernel = stack.enter_context(Kernel(here, scratch))
         yield stack.enter_context(contextlib.closing(Group(config, nodeids, [kernel, *others])))
+
+
+def _is_inside(item: pytest.Item) -> bool:
+    return item.get_closest_marker("in_lab_kernel") is not None
+
+
+def _needs_two(item: pytest.Item) -> bool:
+    return item.get_closest_marker("two_kernels") is not None
+
+
+def _together(first: pytest.Item) -> list[str]:
+    """The tests from ``first`` on that can share its kernel: up to one that cannot."""
+    items = first.session.items
+    following = filter(_is_inside, items[items.index(first) :])
+    alike = itertools.takewhile(lambda item: _needs_two(item) is _needs_two(first), following)
+    return [item.nodeid for item in alike]
 
 
 def _failed(item: pytest.Item, why: str) -> pytest.TestReport:

@@ -28,7 +28,7 @@ VOLUMES = Path("/dev/shm/volumes")
 SPACE = 64 << 20
 """Bytes from a volume's beginning, in which everything lies that a test writes."""
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("nothing_left", "cheap")]
+pytestmark = pytest.mark.usefixtures("nothing_left", "cheap")
 
 
 @pytest.fixture

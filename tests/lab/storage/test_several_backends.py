@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from csi_driver.cinderlib.backend import Backend
 
 pytestmark = [
-    pytest.mark.full,
     pytest.mark.usefixtures("nothing_left"),
     pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
 ]
