@@ -46,9 +46,10 @@ _HEAD_BYTES = 4096
 # Keys that this module adds to os-brick's device_info.
 _FILE = "csi_file"
 _LOOP = "csi_loop"
+_OWNER = "csi_loop_owner"
 _SET_READ_ONLY = "csi_set_read_only"
 _DISKS = "csi_disks"
-_OWN_KEYS = frozenset({_FILE, _LOOP, _SET_READ_ONLY, _DISKS})
+_OWN_KEYS = frozenset({_FILE, _LOOP, _OWNER, _SET_READ_ONLY, _DISKS})
 
 
 DEVICE_SCAN_ATTEMPTS = 3
@@ -147,13 +148,15 @@ class Attacher:
         kind, data = _parts(connection)
         return self._connector(kind, data, multipath=self._settings.multipath)
 
-    def connect(self, connection: Mapping[str, Any]) -> AttachedDevice:
+    def connect(self, connection: Mapping[str, Any], *, owner: str = "") -> AttachedDevice:
         """Attach a volume; ``access_mode`` 'ro' in the data makes a read-only device.
 
         Do not call it twice for one attachment: call :meth:`disconnect` first if it is
-        not known how an earlier call ended.
+        not known how an earlier call ended, or :meth:`remove_remains` of its owner.
 
         :param connection: Cinder's connection info, ``{"driver_volume_type", "data"}``.
+        :param owner: names this attempt to attach, where a volume that is a file may be
+            attached several times to one host.
         :raises AttachFailed: it did not become a device; nothing was left behind.
         :raises UnsupportedTransport: os-brick has no connector for it here.
         :raises UnsupportedImage: it is a file that is not raw.
@@ -165,7 +168,7 @@ class Attacher:
             told = connector.connect_volume(data)
         device_info = _json_safe(told if isinstance(told, Mapping) else {})
         try:
-            return _usable(kind, data, device_info)
+            return _usable(kind, data, device_info, owner)
         except CinderCSIError:
             # os-brick gave a device that cannot be used. Force is harmless: nobody had it.
             with contextlib.suppress(Exception):
@@ -192,7 +195,9 @@ class Attacher:
         connector = self._connector(kind, data, multipath=self._settings.multipath)
         file = device_info.get(_FILE) or _file_of(kind, data, connector)
         if file:
-            loop.detach_made_for(Path(file), only=device_info.get(_LOOP, ""))
+            loop.detach_made_for(
+                Path(file), owner=device_info.get(_OWNER, ""), only=device_info.get(_LOOP, "")
+            )
         path, disks = str(device_info.get("path", "")), list(device_info.get(_DISKS, ()))
         if device_info.get(_SET_READ_ONLY) and disks and _disks(path)[:1] == disks[:1]:
             devices.set_read_only(path, False)
@@ -201,6 +206,16 @@ class Attacher:
             connector.disconnect_volume(data, told or None, force=force, ignore_errors=False)
         if kind in _DEVICE_GOES and (left := [disk for disk in disks if _is_there(disk)]):
             raise DetachFailed(f"After detaching {path} these disks are still there: {left}")
+
+    def remove_remains(self, owner: str) -> None:
+        """Remove what a :meth:`connect` for this owner made and nobody heard of.
+
+        That is a loop device; a device of a host by its transport is found again by the
+        next ``connect``.
+
+        :raises LoopDeviceBusy: it is in use.
+        """
+        loop.detach_made_by(owner)
 
     def extend(self, connection: Mapping[str, Any], device_info: Mapping[str, Any]) -> int:
         """Let the host see the volume's new size; answers it in bytes.
@@ -269,7 +284,9 @@ def _parts(connection: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return kind.lower(), dict(data)
 
 
-def _usable(kind: str, data: Mapping[str, Any], device_info: dict[str, Any]) -> AttachedDevice:
+def _usable(
+    kind: str, data: Mapping[str, Any], device_info: dict[str, Any], owner: str
+) -> AttachedDevice:
     """A block device out of what os-brick connected."""
     path = str(device_info.get("path", ""))
     readonly = data.get("access_mode") == "ro"
@@ -281,10 +298,11 @@ def _usable(kind: str, data: Mapping[str, Any], device_info: dict[str, Any]) -> 
         ) from error
     if stat.S_ISREG(mode):
         _require_raw(kind, data, path)
-        device = loop.attach(Path(path), readonly=readonly)
-        return AttachedDevice(
-            path=device, device_info={**device_info, _FILE: path, _LOOP: device}, loop=device
-        )
+        device = loop.attach(Path(path), readonly=readonly, owner=owner)
+        device_info = {**device_info, _FILE: path, _LOOP: device}
+        if owner:
+            device_info[_OWNER] = owner
+        return AttachedDevice(path=device, device_info=device_info, loop=device)
     if not stat.S_ISBLK(mode):
         raise UnsupportedTransport(f"{path} is neither a block device nor a file")
     device_info = {**device_info, _DISKS: _disks(path)}

@@ -5,9 +5,10 @@ Called by :mod:`csi_driver.attach.attacher` for backends whose volumes are files
 are taken instead of losetup because LOOP_CONFIGURE is atomic: a device is never
 seen half set up, and a number that another process takes first answers EBUSY.
 
-A device made here carries a mark: a digest of the path of its file.  Paths in
-sysfs depend on the mount namespace and change when a file is renamed or deleted;
-the mark does not, so a device of ours is found again after a crash.
+A device made here carries a mark: a digest of the path of its file, or of the name
+that its maker gave.  Paths in sysfs depend on the mount namespace and change when a
+file is renamed or deleted; the mark does not, so a device of ours is found again
+after a crash.
 
 Kernel 5.8 or newer; ``linux/loop.h`` gives the structures and numbers.
 """
@@ -37,7 +38,6 @@ _LOOP_SET_CAPACITY = 0x4C07
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CTL_GET_FREE = 0x4C82
 _BLKROSET = 0x125D  # linux/fs.h
-_BLKROSET = 0x125D
 _FLAG_READ_ONLY = 1
 _FLAG_DIRECT_IO = 16
 
@@ -76,18 +76,19 @@ class _Status:
     mark: bytes
 
 
-def attach(file: Path, *, readonly: bool = False) -> str:
+def attach(file: Path, *, readonly: bool = False, owner: str = "") -> str:
     """Make a new loop device of ``file``; answers its path, ``/dev/loopN``.
 
     Direct I/O is used where the file's filesystem can: data is then cached once,
     and a flush of the device reaches the disk.  No existing device is reused.
 
+    :param owner: marks the device, in place of the path of the file.
     :raises LoopDeviceFailed: the file cannot be opened or no device is to be had.
     """
     descriptor = _open(str(file), os.O_RDONLY if readonly else os.O_RDWR)
     try:
         flags = _FLAG_DIRECT_IO | (_FLAG_READ_ONLY if readonly else 0)
-        info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, _mark(file), b"", b"", 0, 0)
+        info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, _mark(file, owner), b"", b"", 0, 0)
         config = _CONFIG_HEAD.pack(descriptor, 0) + info + _CONFIG_TAIL
         for _ in range(_ATTEMPTS):
             device = _free_device()
@@ -159,18 +160,32 @@ def detach(device: str, *, patience: float = 2.0) -> None:
     _detach(device, mark=None, patience=patience)
 
 
-def detach_made_for(file: Path, *, only: str = "", patience: float = 2.0) -> None:
+def detach_made_for(file: Path, *, owner: str = "", only: str = "", patience: float = 2.0) -> None:
     """Remove the loop devices that :func:`attach` made for ``file``.
 
     Devices that somebody else made of the same file stay.
 
+    :param owner: as it was given to :func:`attach`.
     :param only: one device to remove; '' removes all that were made for the file.
     :param patience: as for :func:`detach`.
     :raises LoopDeviceBusy: one is still in use; the others are removed.
     """
-    mark = _mark(file)
+    _detach_marked(_mark(file, owner), [only] if only else _bound_devices(), patience)
+
+
+def detach_made_by(owner: str, *, patience: float = 2.0) -> None:
+    """Remove the loop devices that :func:`attach` made for ``owner``, whatever their files.
+
+    :raises LoopDeviceBusy: one is still in use; the others are removed.
+    """
+    # What this process may not even open it has not made.
+    devices = [device for device in _bound_devices() if os.access(device, os.R_OK)]
+    _detach_marked(_mark_of_owner(owner), devices, patience)
+
+
+def _detach_marked(mark: bytes, devices: list[str], patience: float) -> None:
     busy = None
-    for device in [only] if only else _bound_devices():
+    for device in devices:
         try:
             _detach(device, mark=mark, patience=patience)
         except LoopDeviceBusy as error:
@@ -221,9 +236,6 @@ def _configure(device: str, config: bytes, *, readonly: bool) -> bool:
     descriptor = _open(device, os.O_RDONLY if readonly else os.O_RDWR)
     try:
         fcntl.ioctl(descriptor, _LOOP_CONFIGURE, config)
-        if not readonly:
-            # "blockdev --setro" stays on a loop device when its file is taken away.
-            fcntl.ioctl(descriptor, _BLKROSET, struct.pack("=i", 0))
     except OSError as error:
         if error.errno == errno.EBUSY:
             return False
@@ -282,9 +294,18 @@ def _status(descriptor: int) -> _Status | None:
     return _Status(device_number=fields[0], inode=fields[1], mark=fields[9].rstrip(b"\0"))
 
 
-def _mark(file: Path) -> bytes:
-    path = os.path.realpath(file)
-    return b"cinder-csi:" + hashlib.sha256(os.fsencode(path)).hexdigest()[:48].encode()
+def _mark(file: Path, owner: str) -> bytes:
+    return _mark_of_owner(owner) if owner else _digest(os.fsencode(os.path.realpath(file)))
+
+
+def _mark_of_owner(owner: str) -> bytes:
+    # No path begins like this.
+    return _digest(b"owner:" + owner.encode())
+
+
+def _digest(text: bytes) -> bytes:
+    # lo_file_name has room for 63 bytes.
+    return b"cinder-csi:" + hashlib.sha256(text).hexdigest()[:48].encode()
 
 
 def _is_of(backing: BackingFile, file: Path) -> bool:

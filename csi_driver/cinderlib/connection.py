@@ -247,11 +247,18 @@ class Connection(Entity[ConnectionRecord]):
 
         :param force: tell the driver that the host may be dead.
         :raises InvalidVolume: the volume is still attached to this host.
+        :raises LoopDeviceBusy, EncryptionFailed: what an attach left that died is in use.
         """
         with self._exclusively():
             self._reread()
             if self.attached_here and not force:
                 raise InvalidVolume(f"{self!r} is attached to this host", advice="Detach it first")
+            try:
+                self._remove_remains()
+            except CinderCSIError as error:
+                if not force:
+                    raise
+                LOG.warning("Disconnecting %r: %s", self, error)
             volume = self.volume
             volume._reread()
             others = [r for r in volume._connection_records() if r.id != self.id]
@@ -276,11 +283,14 @@ class Connection(Entity[ConnectionRecord]):
         with self._exclusively():
             self._reread()
             self._require_unattached()
+            self._remove_all_remains()
             opener = None if raw else encryption.opener_of(self)
             checked = encryption.checked_key(key) if opener else None
             with self._operation("attach", Phase.ATTACHED, Phase.ATTACHED):
                 attacher = self._attacher()
-                device = attacher.connect(self._record.connection_info)
+                device = attacher.connect(
+                    self._record.connection_info, owner=_attempt(self._record)
+                )
                 path = device.path
                 if opener and checked:
                     try:
@@ -304,6 +314,7 @@ class Connection(Entity[ConnectionRecord]):
         with self._exclusively():
             self._reread()
             self._require_unattached()
+            self._remove_all_remains()
             self._put_device(device["path"], dict(device))
 
     def detach(self, force: bool = False, ignore_errors: bool = False) -> None:
@@ -347,6 +358,32 @@ class Connection(Entity[ConnectionRecord]):
         if not self.connected or self.attached:
             state = "attached already" if self.attached else "not connected"
             raise InvalidVolume(f"{self!r} is {state}")
+
+    def _remove_all_remains(self) -> None:
+        """Remove what attaches of this volume left that died before they were recorded."""
+        self._remove_remains()
+        store = session.current().store
+        for record in store.list(ConnectionRecord, where={"volume_id": self.volume_id}):
+            if record.id != self.id:
+                Connection._of_record(record)._remove_remains()
+
+    def _remove_remains(self) -> None:
+        """Remove what the last attach left if it died before it was recorded; no other device.
+
+        The volume's lock is held, so no thread of this process is at it. Should the attach be
+        alive in another process that shares the store, it fails when it is recorded, since
+        the record is another version before anything is removed.
+
+        :raises LoopDeviceBusy, EncryptionFailed: it is in use.
+        """
+        operation = self._record.operation
+        if operation is None or operation.kind != "attach" or self.attached:
+            return
+        self._put()
+        if opener := encryption.opener_of(self):
+            opener.close()
+        self._attacher().remove_remains(_attempt(self._record))
+        self._put(operation=None)
 
     def _put_device(self, path: str, device_info: Mapping[str, Any]) -> None:
         self._put(
@@ -395,3 +432,9 @@ class Connection(Entity[ConnectionRecord]):
             device_scan_attempts=self.scan_attempts,
             enforce_multipath=bool(connector.get("enforce_multipath")),
         )
+
+
+def _attempt(record: ConnectionRecord) -> str:
+    """The name of the attach in progress; no other has it, nor one of the same connection."""
+    assert record.operation is not None
+    return f"{record.id} {record.operation.since!r}"

@@ -274,7 +274,7 @@ def _check_format(document: Mapping[str, Any]) -> None:
     if "ovo" in document:
         raise InvalidJSON(
             "This JSON was written by cinderlib, whose objects are others",
-            advice="Adopt its volumes by managing them, see docs/volumes.md",
+            advice="Adopt its volumes by managing them, see docs/manage.md",
         )
     number = document.get("format")
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
