@@ -63,5 +63,5 @@ verify: ## Check that generated files are current
 
 clean: ## Remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
-		csi_driver/rpc/_generated/csi_pb2*
+		csi_driver/rpc/_generated/*_pb2*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -81,7 +81,7 @@ fingerprint() {
         printf '%s\n' "$here" "$python"
         "$python" -V
         cat pyproject.toml setup.py requirements/*.txt tools/setup.sh tools/generate_protocol.py \
-            proto/csi/v1/csi.proto
+            proto/*/v1/*.proto
     } | sha256sum | cut -d ' ' -f 1
 }
 

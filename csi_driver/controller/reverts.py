@@ -1,8 +1,9 @@
 """Putting a volume back to one of its snapshots.
 
-CSI has no call for it; ``cinder-csi revert`` is the caller.  While it runs, and after a
-crash until it was done again, the volume is in phase *reverting*: nothing may be
-published, copied or extended whose bytes may be half of one time and half of another.
+CSI has no call for it; ``cinder-csi revert`` asks for it, through ``rpc.administration``.
+While it runs, and after a crash until it was done again, the volume is in phase *reverting*:
+nothing may be published, copied or extended whose bytes may be half of one time and half of
+another.
 """
 
 from __future__ import annotations

@@ -124,7 +124,11 @@ class Server:
         self._server = grpc.server(ThreadPoolExecutor(_THREADS, "rpc"), options=_OPTIONS)
         identity.add_to(self._server)
         if controller is not None:
+            # Here, because a node process does without.
+            from csi_driver.rpc import administration
+
             csi_pb2_grpc.add_ControllerServicer_to_server(controller, self._server)
+            administration.add_to_server(controller, self._server)
         if node is not None:
             csi_pb2_grpc.add_NodeServicer_to_server(node, self._server)
 

@@ -1,1 +1,1 @@
-"""Code generated from proto/csi/v1/csi.proto at build and install time; only this file is kept."""
+"""Code generated from the protocols below proto/ at build and install time; only this file is kept."""

@@ -29,6 +29,16 @@ def notices(before: Object | None, item: Object) -> list[Notice]:
         operation = item["status"]["operation"]
         reason = f"{operation['kind'].replace('-', ' ').title().replace(' ', '')}Failed"
         found.append(Notice(item, reason, error))
+    snapshot = _reverted_to(item)
+    if snapshot and snapshot != _reverted_to(before):
+        found.append(
+            Notice(
+                item,
+                "Reverting",
+                f"The volume is put back to snapshot {snapshot}; what was written since is lost",
+                warning=False,
+            )
+        )
     if _deleted_by_hand(item) and not _deleted_by_hand(before):
         found.append(
             Notice(
@@ -42,8 +52,16 @@ def notices(before: Object | None, item: Object) -> list[Notice]:
 
 
 def _error(item: Object | None) -> str:
-    operation = ((item or {}).get("status") or {}).get("operation") or {}
-    return str(operation.get("lastError", ""))
+    return str(_operation(item).get("lastError", ""))
+
+
+def _reverted_to(item: Object | None) -> str:
+    operation = _operation(item)
+    return str(operation.get("snapshotID", "")) if operation.get("kind") == "revert" else ""
+
+
+def _operation(item: Object | None) -> Object:
+    return ((item or {}).get("status") or {}).get("operation") or {}
 
 
 def _deleted_by_hand(item: Object | None) -> bool:
