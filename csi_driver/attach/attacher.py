@@ -52,6 +52,9 @@ _DISKS = "csi_disks"
 _OWN_KEYS = frozenset({_FILE, _LOOP, _OWNER, _SET_READ_ONLY, _DISKS})
 
 
+Execute = Callable[..., tuple[str, str]]
+"""Runs a command like ``oslo_concurrency.processutils.execute``: its output and errors."""
+
 DEVICE_SCAN_ATTEMPTS = 3
 """os-brick's default."""
 
@@ -103,17 +106,19 @@ class Attacher:
     def __init__(self, settings: AttachSettings) -> None:
         self._settings = settings
 
-    def connector_properties(self) -> dict[str, Any]:
+    def connector_properties(self, execute: Execute | None = None) -> dict[str, Any]:
         """What backends need to know of this host, as Cinder's drivers expect it.
 
         Without root only the host's name and address: initiators cannot be asked for,
         and nothing could be attached anyway.
 
+        :param execute: runs commands in place of os-brick, which then is asked without
+            root too.
         :raises ConnectorPropertiesFailed: multipath is enforced and multipathd is away,
             or the host cannot be asked.
         """
         settings = self._settings
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 and execute is None:
             LOG.warning("Without root no volume can be attached to this host")
             return {
                 "platform": platform.machine(),
@@ -122,7 +127,7 @@ class Attacher:
                 "host": settings.host or socket.gethostname(),
                 "multipath": False,
             }
-        multipath = self._multipath(ConnectorPropertiesFailed)
+        multipath = self._multipath(ConnectorPropertiesFailed, execute)
         self._prepare()
         from os_brick.initiator import connector
 
@@ -133,6 +138,7 @@ class Attacher:
                 multipath,
                 settings.enforce_multipath,
                 host=settings.host,
+                execute=execute,
             )
         except Exception as error:
             raise ConnectorPropertiesFailed(
@@ -256,7 +262,7 @@ class Attacher:
         except Exception as error:
             raise AttachFailed(f"No connector for {kind!r}: {_sentence(error)}") from error
 
-    def _multipath(self, failure: type[CinderCSIError]) -> bool:
+    def _multipath(self, failure: type[CinderCSIError], execute: Execute | None = None) -> bool:
         """Whether to use several paths now: os-brick waits in vain without multipathd.
 
         :raises failure: multipath is enforced and multipathd is away.
@@ -266,7 +272,8 @@ class Attacher:
         self._prepare()
         from os_brick.initiator import linuxscsi
 
-        running: bool = linuxscsi.LinuxSCSI.is_multipath_running(self._settings.root_helper)
+        helper = self._settings.root_helper
+        running: bool = linuxscsi.LinuxSCSI.is_multipath_running(helper, execute)
         if not running and self._settings.enforce_multipath:
             raise failure(
                 "Multipath is enforced, but multipathd does not answer on this host",

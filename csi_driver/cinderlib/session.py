@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csi_driver.attach.attacher import DEVICE_SCAN_ATTEMPTS, Attacher, AttachSettings
+from csi_driver.attach.attacher import DEVICE_SCAN_ATTEMPTS, Attacher, AttachSettings, Execute
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.cinderlib.exceptions import InvalidPersistence, SetupConflict
 from csi_driver.cinderlib.locks import ObjectLocks
@@ -197,14 +197,18 @@ def get_connector_properties(
     multipath: bool = False,
     enforce_multipath: bool = False,
     host: str | None = None,
+    execute: Execute | None = None,
 ) -> dict[str, Any]:
     """What backends need to know of this host, for ``volume.connect``.
+
+    The arguments are those of os-brick's function of this name.
 
     :param root_helper: command prefix for privileged commands; by default setup's.
     :param my_ip: address that backends may export to; by default that of the default route.
     :param multipath: the host uses several paths to a volume where there are several.
     :param enforce_multipath: refuse without multipathd instead of using one path.
     :param host: name under which backends know this host; by default setup's.
+    :param execute: runs the commands in place of os-brick; without it the process needs root.
     :raises ConnectorPropertiesFailed: multipath is enforced and multipathd is away, or the
         host cannot be asked.
     """
@@ -219,7 +223,8 @@ def get_connector_properties(
             enforce_multipath=enforce_multipath,
         )
     )
-    return {**attacher.connector_properties(), "enforce_multipath": enforce_multipath}
+    properties = attacher.connector_properties(execute)
+    return {**properties, "enforce_multipath": enforce_multipath}
 
 
 def set_persistence(persistence_config: StoreConfig) -> None:

@@ -308,6 +308,20 @@ class TestConnectorProperties:
         attacher = Attacher(AttachSettings(lock_path=tmp_path / "locks", multipath=True))
         assert attacher.connector_properties()["multipath"] is multipath
 
+    def test_are_asked_for_by_the_commands_of_whoever_runs_them_himself(
+        self, tmp_path: Path
+    ) -> None:
+        ran = []
+
+        def execute(*command: str, **_: Any) -> tuple[str, str]:
+            ran.append(command)
+            return "", ""
+
+        attacher = Attacher(AttachSettings(lock_path=tmp_path / "locks", multipath=True))
+        # Here multipathd does not run.
+        assert attacher.connector_properties(execute)["multipath"] is True
+        assert ("multipathd", "show", "status") in ran
+
     def test_are_refused_without_the_daemon_when_multipath_is_enforced(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

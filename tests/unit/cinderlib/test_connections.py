@@ -240,6 +240,18 @@ def test_a_connection_tells_all_of_it(backend: cinderlib.Backend) -> None:
         volume.connect(NODE1, attach_mode="wr")
 
 
+def test_the_host_s_properties_are_asked_for_by_the_caller_s_execute(make: Make) -> None:
+    ran = []
+
+    def execute(*command: str, **_: Any) -> tuple[str, str]:
+        ran.append(command[0])
+        return "", ""
+
+    properties = cinderlib.get_connector_properties("sudo", "", True, True, "here", execute)
+    assert (properties["host"], properties["multipath"]) == ("here", True)
+    assert "multipathd" in ran
+
+
 def test_os_brick_s_connector_is_behind_the_host_s_properties(
     backend: cinderlib.Backend,
 ) -> None:
