@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +49,11 @@ from csi_driver.cinderlib.persistence.records import (
 from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore, pages
 
 R = TypeVar("R", bound=Record)
+
+Keys = Callable[[], KeyRing]
+"""Gives the current records keys.  Asked only where something is sealed or opened, since it
+looks at a file each time, and once for all that one call returns.
+"""
 
 WHOLE: dict[type[Record], tuple[str, ...]] = {
     ConnectionRecord: ("connection_info", "attach_info"),
@@ -79,13 +85,13 @@ class SealedStore(RecordStore):
     """A record store that keeps no secret in clear.
 
     :param inner: the store; closed with this one.
-    :param keys: gives the current records keys; asked at each use.
+    :param keys: gives the current records keys; asked at each use of one.
 
     Every method that reads raises SealError, besides its own errors, when a record was
     sealed with a key that is not in the ring, or for another record.
     """
 
-    def __init__(self, inner: RecordStore, keys: Callable[[], KeyRing]) -> None:
+    def __init__(self, inner: RecordStore, keys: Keys) -> None:
         self._inner = inner
         self._keys = keys
         self.installation_id = inner.installation_id
@@ -95,12 +101,12 @@ class SealedStore(RecordStore):
     def get(self, kind: type[R], record_id: str) -> R | None:
         """See :meth:`RecordStore.get`."""
         found = self._inner.get(kind, record_id)
-        return None if found is None else _opened(found, self._keys())
+        return None if found is None else _opened(found, self._keys)
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
-        ring = self._keys()
-        return _opened(self._inner.put(_sealed(record, ring)), ring)
+        keys = cache(self._keys)
+        return _opened(self._inner.put(_sealed(record, keys)), keys)
 
     def delete(self, record: Record) -> None:
         """See :meth:`RecordStore.delete`."""
@@ -116,8 +122,8 @@ class SealedStore(RecordStore):
     ) -> list[R]:
         """See :meth:`RecordStore.list`."""
         found = self._inner.list(kind, where=where, after=after, limit=limit)
-        ring = self._keys()
-        return [_opened(record, ring) for record in found]
+        keys = cache(self._keys)
+        return [_opened(record, keys) for record in found]
 
     def adopt(self, installation_id: str) -> None:
         """See :meth:`RecordStore.adopt`."""
@@ -137,21 +143,21 @@ class SealedStore(RecordStore):
         :returns: how many records were written.
         :raises SealError: a record cannot be opened; those before it are done.
         """
-        ring = self._keys()
+        keys = cache(self._keys)
         written = 0
         with ThreadPoolExecutor(_WRITERS, "reseal") as pool:
             for page in pages(self._inner):
-                stale = [record for record in page if _is_stale(record, ring)]
-                written += sum(pool.map(lambda record: self._reseal(record, ring), stale))
+                stale = [record for record in page if _is_stale(record, keys)]
+                written += sum(pool.map(lambda record: self._reseal(record, keys), stale))
         return written
 
     def keys_in_use(self) -> Counter[str]:
         """See :func:`keys_in_use`."""
         return keys_in_use(self._inner)
 
-    def _reseal(self, record: Record, ring: KeyRing) -> bool:
+    def _reseal(self, record: Record, keys: Keys) -> bool:
         try:
-            self._inner.put(_sealed(_opened(record, ring), ring))
+            self._inner.put(_sealed(_opened(record, keys), keys))
         except RecordConflict:
             return False  # somebody wrote it meanwhile, and that sealed it
         return True
@@ -205,21 +211,21 @@ def _places(record: Record) -> Iterator[_Place]:
                 yield _Place(field, key, value)
 
 
-def _sealed(record: R, ring: KeyRing) -> R:
+def _sealed(record: R, keys: Keys) -> R:
     changes: dict[str, Any] = {}
     for place in _places(record):
         _learn(place)
-        text = ring.seal(msgspec.json.encode(place.value), place.bound_to(record))
+        text = keys().seal(msgspec.json.encode(place.value), place.bound_to(record))
         _put_in(changes, record, place, {_MARK: text} if place.key is None else _MARK + text)
     return msgspec.structs.replace(record, **changes) if changes else record
 
 
-def _opened(record: R, ring: KeyRing) -> R:
+def _opened(record: R, keys: Keys) -> R:
     changes: dict[str, Any] = {}
     for place in _places(record):
         text = _sealed_text(place.value)
         if text is not None:
-            value = _open(record, place, text, ring)
+            value = _open(record, place, text, keys())
             _learn(_Place(place.field, place.key, value))
             _put_in(changes, record, place, value)
     return msgspec.structs.replace(record, **changes) if changes else record
@@ -253,9 +259,9 @@ def _sealed_text(value: Any) -> str | None:
     return None
 
 
-def _is_stale(record: Record, ring: KeyRing) -> bool:
+def _is_stale(record: Record, keys: Keys) -> bool:
     texts = (_sealed_text(place.value) for place in _places(record))
-    return any(text is None or key_id_of(text) != ring.current for text in texts)
+    return any(text is None or key_id_of(text) != keys().current for text in texts)
 
 
 def _learn(place: _Place) -> None:
