@@ -1,7 +1,7 @@
 """The ``db`` and ``memory_db`` stores: records in a database, by SQLAlchemy Core.
 
 Made by ``factory``, which alone imports this: SQLAlchemy is only loaded by those
-who choose the store.  Writes go through one thread that commits in groups
+who choose the store.  Threads that write at the same time share a transaction
 (``group_commit``), reads go beside it.  What runs for every call is SQL text made
 once (``statements``).  What SQLite and PostgreSQL do differently is kept in the
 modules of these names.
@@ -117,7 +117,7 @@ class DatabaseStore(RecordStore):
         self._database.close()
 
     def _commit(self, changes: Sequence[_Change]) -> Sequence[Exception | None]:
-        """Make the changes in one transaction; called by the writer thread alone."""
+        """Make the changes in one transaction; called by one thread at a time."""
         return self._database.write(lambda cursor: self._make(cursor, changes))
 
     def _make(self, cursor: Any, changes: Sequence[_Change]) -> Sequence[Exception | None]:
@@ -138,20 +138,21 @@ class DatabaseStore(RecordStore):
             return None
         record = change.record
         statements = self._statements[record.KIND]
-        this = {"record_id": record.id}
-        row = statements.version.run(cursor, this).fetchone()
-        stored = None if row is None else row[0]
+        this = {"record_id": record.id, "known": record.version}
         if isinstance(change, _Delete):
-            refusal = conflicts.why_not_delete(record, stored)
-            if refusal is None and stored is not None:
-                statements.delete.run(cursor, this)
-            return refusal
-        refusal = conflicts.why_not_put(record, stored)
-        if refusal is None:
-            columns = {"version": change.version, "body": change.body}
-            statement = statements.insert if stored is None else statements.update
-            statement.run(cursor, this | columns | codec.indexed_values(record))
-        return refusal
+            if statements.delete.run(cursor, this).rowcount:
+                return None
+            return conflicts.why_not_delete(record, self._stored_version(cursor, record))
+        columns = {"version": change.version, "body": change.body}
+        statement = statements.update if record.version else statements.insert
+        if statement.run(cursor, this | columns | codec.indexed_values(record)).rowcount:
+            return None
+        return conflicts.why_not_put(record, self._stored_version(cursor, record))
+
+    def _stored_version(self, cursor: Any, record: Record) -> int | None:
+        statement = self._statements[record.KIND].version
+        row = statement.run(cursor, {"record_id": record.id}).fetchone()
+        return None if row is None else int(row[0])
 
     def _read(self, statement: Prepared, values: dict[str, Any]) -> Sequence[Any]:
         if self._closed:

@@ -76,6 +76,36 @@ class _Reader:
             self._idle.pop().close()
 
 
+class _Writer:
+    """Runs transactions, one at a time, on a connection that it keeps open."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Any = None
+
+    def run(self, work: Callable[[Any], T]) -> T:
+        """The answer of ``work``, once what it did is durable; nothing is kept when it raises."""
+        if self._connection is None:
+            self._connection = self._engine.raw_connection()
+        connection = self._connection.driver_connection
+        try:
+            cursor = connection.cursor()
+            cursor.execute(_BEGIN)
+            answer = work(cursor)
+            connection.commit()
+        except BaseException:
+            # Rolls back, and leaves nothing of what failed to the next transaction.
+            self.close()
+            raise
+        return answer
+
+    def close(self) -> None:
+        """Close the connection; it is made anew when it is needed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
 class SQLite:
     """A SQLite database, file or memory; see :class:`~.engine.Database`.
 
@@ -100,6 +130,8 @@ class SQLite:
             self.writer, reader = _open_file(path, flush) if path else _open_in_memory()
             # The writer's connection goes last: it folds the log into the file.
             undo.callback(self.writer.dispose)
+            self._writer = _Writer(self.writer)
+            undo.callback(self._writer.close)
             self._reader = _Reader(reader)
             undo.callback(self._reader.close)
             self.dialect = self.writer.dialect
@@ -117,21 +149,12 @@ class SQLite:
             raise _explain(error, self._name) from error
 
     def write(self, work: Callable[[Any], T]) -> T:
-        """See :meth:`Database.write`.
-
-        Nothing is kept when the work or the commit fails: a connection that goes back to
-        its pool is rolled back.
-        """
-        with (
-            self._explained(),
-            self._one_at_a_time,
-            contextlib.closing(self.writer.raw_connection()) as connection,
-        ):
-            cursor: Any = connection.cursor()
-            cursor.execute(_BEGIN)
-            answer = work(cursor)
-            connection.commit()
-        return answer
+        """See :meth:`Database.write`."""
+        try:
+            with self._one_at_a_time:
+                return self._writer.run(work)
+        except _ERRORS as error:
+            raise _explain(error, self._name) from error
 
     def close(self) -> None:
         """See :meth:`Database.close`."""
@@ -161,7 +184,7 @@ def _open_file(path: Path, flush: bool) -> tuple[Engine, Engine]:
     """Engines to write and to read the file ``path``, which exists."""
     url = f"sqlite:///{path}"
     arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
-    writer = create_engine(url, connect_args=arguments, pool_size=1, max_overflow=0)
+    writer = create_engine(url, connect_args=arguments, poolclass=NullPool)
     reader = create_engine(url, connect_args=arguments, poolclass=NullPool)
     synchronous = "synchronous=FULL" if flush else "synchronous=NORMAL"
     event.listen(writer, "connect", _on_connect("journal_mode=WAL", synchronous))

@@ -10,11 +10,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Dialect, bindparam, delete, insert, select, update
+from sqlalchemy import Dialect, bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ClauseElement
 
 from csi_driver.cinderlib.persistence import schema
 from csi_driver.cinderlib.persistence.records import Record
+
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+"""Statements that insert unless there is such a row, which each dialect has of its own."""
 
 
 class Prepared:
@@ -43,20 +47,24 @@ class Prepared:
 class Statements:
     """What is done with the records of one kind; ``record_id`` is a parameter of each.
 
-    ``insert`` and ``update`` also take the columns.
+    ``insert`` and ``update`` also take the columns; ``update`` and ``delete`` the version
+    ``known``.  Where something else is stored these three change nothing, and their row
+    count tells: what is stored need not be read before.
     """
 
     def __init__(self, kind: type[Record], dialect: Dialect) -> None:
         self._dialect = dialect
         self._table = table = schema.TABLES[kind.KIND]
         this_record = table.c.id == bindparam("record_id")
+        this_version = table.c.version == bindparam("known")
         columns = ("version", "body", *kind.INDEXED)
         self.body = Prepared(select(table.c.body).where(this_record), dialect)
         self.version = Prepared(select(table.c.version).where(this_record), dialect)
-        new = insert(table).values(id=bindparam("record_id"))
-        self.insert = Prepared(new, dialect, columns)
-        self.update = Prepared(update(table).where(this_record), dialect, columns)
-        self.delete = Prepared(delete(table).where(this_record), dialect)
+        new = _INSERT[dialect.name](table).values(id=bindparam("record_id"))
+        self.insert = Prepared(new.on_conflict_do_nothing(), dialect, columns)
+        changed = update(table).where(this_record, this_version)
+        self.update = Prepared(changed, dialect, columns)
+        self.delete = Prepared(delete(table).where(this_record, this_version), dialect)
         self.page = cache(self._page)
 
     def _page(self, fields: tuple[str, ...], limited: bool) -> Prepared:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -42,26 +42,41 @@ def group(disk):
     group.close()
 
 
-def test_what_gathers_during_a_flush_is_committed_at_once_and_in_order(group, disk):
-    group.submit("first")
+@pytest.fixture
+def first(group, disk) -> Iterator[Future[None]]:
+    """A caller that is in the middle of its commit; its result."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(group.submit("first").result)
+        disk.go_on.set()
+
+
+def test_what_gathers_during_a_flush_is_committed_at_once_and_in_order(group, disk, first):
     disk.started.wait()
     waiting = [group.submit(name) for name in "abcdef"]
     disk.go_on.set()
-    for future in waiting:
-        future.result()
+    for submitted in waiting:
+        submitted.result()
     assert disk.batches == [["first"], list("abcdef")]
 
 
-def test_nobody_is_answered_before_the_commit_returned(group, disk):
-    future = group.submit("first")
+def test_nobody_is_answered_before_the_commit_returned(disk, first):
     disk.started.wait()
-    assert not future.done()
+    assert not first.done()
     disk.go_on.set()
-    future.result()
+    first.result()
 
 
-def test_a_conflict_concerns_its_own_caller_only(group, disk):
-    group.submit("first")
+def test_who_waits_is_answered_by_the_commit_of_another(group, disk, first):
+    disk.started.wait()
+    with ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(group.submit(str(number)).result) for number in range(8)]
+        disk.go_on.set()
+        for result in results:
+            result.result()
+    assert [sorted(batch) for batch in disk.batches] == [["first"], list("01234567")]
+
+
+def test_a_conflict_concerns_its_own_caller_only(group, disk, first):
     disk.started.wait()
     good, bad, other = (group.submit(name) for name in ("good", "conflict", "other"))
     disk.go_on.set()
@@ -71,36 +86,46 @@ def test_a_conflict_concerns_its_own_caller_only(group, disk):
         bad.result()
 
 
-def test_a_failed_commit_fails_its_whole_batch_and_not_the_next(group, disk):
-    group.submit("first")
+def test_a_failed_commit_fails_its_whole_batch_and_not_the_next(group, disk, first):
     disk.started.wait()
     failing = [group.submit(name) for name in ("a", "full disk", "b")]
     disk.go_on.set()
-    for future in failing:
+    for submitted in failing:
         with pytest.raises(StoreUnavailable, match="disk is full"):
-            future.result()
+            submitted.result()
     group.submit("later").result()
     assert disk.batches == [["first"], ["later"]]
 
 
-def test_a_batch_has_a_largest_size(group, disk):
-    group.submit("first")
+def test_a_commit_that_is_interrupted_lets_nobody_wait(group, disk):
+    def interrupted(changes: Sequence[str]) -> list[Exception | None]:
+        raise KeyboardInterrupt
+
+    one, other = group.submit("one"), group.submit("other")
+    group._commit = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        one.result()
+    with pytest.raises(StoreUnavailable, match="not known"):
+        other.result()
+
+
+def test_a_batch_has_a_largest_size(group, disk, first):
     disk.started.wait()
     waiting = [group.submit(str(number)) for number in range(LARGEST_BATCH + 1)]
     disk.go_on.set()
-    for future in waiting:
-        future.result()
+    for submitted in waiting:
+        submitted.result()
     assert [len(batch) for batch in disk.batches] == [1, LARGEST_BATCH, 1]
 
 
-def test_closing_commits_what_waits_and_refuses_what_comes(group, disk):
-    group.submit("first")
+def test_closing_commits_what_waits_and_refuses_what_comes(group, disk, first):
     disk.started.wait()
     waiting = group.submit("waiting")
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(group.close)
         disk.go_on.set()
         closing.result()
+    assert disk.batches == [["first"], ["waiting"]]
     waiting.result()
     with pytest.raises(StoreUnavailable, match="closed"):
         group.submit("late")
