@@ -190,15 +190,15 @@ class ControllerContext:
         """Remove the record of a deleted object; its name's next use is a new incarnation.
 
         The record goes last: a crash before leaves one whose deletion is done again, so
-        that neither the tombstone nor what nodes confirmed is left behind or missed.
+        that what nodes confirmed is not left behind.
+
+        :raises StoreUnavailable: it was not removed.
         """
         if isinstance(record, VolumeRecord):
             self.nodes.forget(record.id)
-        point = f"{operation}/tombstone"
-        faults.reach(f"{point}/{WRITE}", StoreUnavailable)
+        faults.reach(f"{operation}/gone/{WRITE}", StoreUnavailable)
         names.bury(self.store, record, self.clock())
-        faults.reach(f"{point}/{RECORDED}")
-        self.erase(record, operation, "gone")
+        faults.reach(f"{operation}/gone/{RECORDED}")
 
     def volume(self, volume_id: str) -> VolumeRecord:
         """The record of a volume.

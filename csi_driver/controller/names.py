@@ -20,13 +20,15 @@ the name locked: see :meth:`ControllerContext.begin`.
 
 from __future__ import annotations
 
+import msgspec
+
 from csi_driver.cinderlib.persistence.records import (
     KeyValueRecord,
     SnapshotRecord,
     TombstoneRecord,
     VolumeRecord,
 )
-from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore
+from csi_driver.cinderlib.persistence.store import RecordConflict, RecordExists, RecordStore
 from csi_driver.controller import ids
 
 FLOOR = "incarnation-floor"
@@ -56,22 +58,28 @@ def identify(store: RecordStore, kind: str, name: str) -> tuple[str, int]:
 
 
 def bury(store: RecordStore, record: VolumeRecord | SnapshotRecord, now: float) -> None:
-    """Leave a tombstone for an object whose record is about to be removed.
+    """Replace the record of a deleted object by a tombstone.
+
+    The record goes last: what fails in between leaves one whose deletion is done again.
 
     :param now: seconds since the epoch.
+    :raises StoreUnavailable: the record was not removed.
     """
-    key = ids.tombstone_id(store.installation_id, record.KIND, record.name)
-    known = store.get(TombstoneRecord, key)
-    if known is not None and known.incarnation >= record.incarnation:
-        return
-    store.put(
-        TombstoneRecord(
-            id=key,
-            version=known.version if known else 0,
-            incarnation=record.incarnation,
-            deleted_at=now,
-        )
+    tombstone = TombstoneRecord(
+        id=ids.tombstone_id(store.installation_id, record.KIND, record.name),
+        incarnation=record.incarnation,
+        deleted_at=now,
     )
+    try:
+        # Most names are used once: whether there is a tombstone shows by itself.
+        store.replace(record, tombstone)
+    except RecordExists:
+        known = store.get(TombstoneRecord, tombstone.id)
+        if known is not None and known.incarnation >= record.incarnation:
+            store.delete(record)
+        else:
+            version = known.version if known else 0
+            store.replace(record, msgspec.structs.replace(tombstone, version=version))
 
 
 def prune(store: RecordStore, before: float) -> int:

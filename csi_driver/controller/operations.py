@@ -65,7 +65,6 @@ _MAKE = (
 )
 _REMOVE = (
     Step("backend", Recovery.REDO),
-    Step("tombstone", Recovery.REDO),
     Step("gone", Recovery.FINAL),
     _UNDONE,
 )

@@ -17,7 +17,7 @@ PACKAGE = Path(csi_driver.__file__).parent
 NODE_WRITES = {("state", "write"), ("state", "remove"), ("state", "set_aside")} | {
     ("ledger", "confirm")
 }
-STORE_WRITES = {("store", "put"), ("store", "delete")}
+STORE_WRITES = {("store", "put"), ("store", "delete"), ("store", "replace")}
 
 REPEATED = {
     "context.py": "writes by the table, notes errors, and takes over what nodes confirm anyway",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -50,6 +51,19 @@ class _Adopt:
 
 
 _Change = _Put | _Delete | _Adopt
+_Together = tuple[_Change, ...]
+"""Changes of one caller, of which all are made or none."""
+
+VERSIONS_AT_ONCE = 1000
+"""So many versions are marked as given before they are, lest every commit write it down."""
+
+
+class _RefusedHalfway(Exception):
+    """Changes of a caller, the first of which were made before another met a conflict."""
+
+    def __init__(self, changes: _Together, refusal: Exception) -> None:
+        self.changes = changes
+        self.refusal = refusal
 
 
 class DatabaseStore(RecordStore):
@@ -69,7 +83,8 @@ class DatabaseStore(RecordStore):
         self.installation_id = installation.id
         self.fresh = installation.fresh
         self._versions = itertools.count(installation.last_version + 1)
-        self._last_version = installation.last_version
+        # The greatest version that the database knows may have been given.  For who commits.
+        self._marked = installation.last_version
         self._closed = False
         self._writer = GroupCommit(self._commit)
 
@@ -81,15 +96,19 @@ class DatabaseStore(RecordStore):
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
-        codec.require_storable(record)
-        version = next(self._versions)
-        body = codec.encode(msgspec.structs.replace(record, version=version)).decode()
-        self._writer.submit(_Put(record, version, body)).result()
-        return codec.decode(type(record), body)
+        put = self._put(record)
+        self._change(put)
+        return codec.decode(type(record), put.body)
 
     def delete(self, record: Record) -> None:
         """See :meth:`RecordStore.delete`."""
-        self._writer.submit(_Delete(record)).result()
+        self._change(_Delete(record))
+
+    def replace(self, old: Record, new: R) -> R:
+        """See :meth:`RecordStore.replace`."""
+        put = self._put(new)
+        self._change(put, _Delete(old))
+        return codec.decode(type(new), put.body)
 
     def list(
         self,
@@ -107,7 +126,7 @@ class DatabaseStore(RecordStore):
 
     def adopt(self, installation_id: str) -> None:
         """See :meth:`RecordStore.adopt`."""
-        self._writer.submit(_Adopt(installation_id)).result()
+        self._change(_Adopt(installation_id))
         self.installation_id = installation_id
 
     def close(self) -> None:
@@ -116,19 +135,52 @@ class DatabaseStore(RecordStore):
         self._writer.close()
         self._database.close()
 
-    def _commit(self, changes: Sequence[_Change]) -> Sequence[Exception | None]:
-        """Make the changes in one transaction; called by one thread at a time."""
-        return self._database.write(lambda cursor: self._make(cursor, changes))
+    def _put(self, record: Record) -> _Put:
+        codec.require_storable(record)
+        version = next(self._versions)
+        body = codec.encode(msgspec.structs.replace(record, version=version)).decode()
+        return _Put(record, version, body)
 
-    def _make(self, cursor: Any, changes: Sequence[_Change]) -> Sequence[Exception | None]:
-        outcomes = [self._apply(cursor, change) for change in changes]
-        puts = [change.version for change in changes if isinstance(change, _Put)]
-        if puts:
-            self._last_version = max(self._last_version, *puts)
-            # With the records: a version that was given is never given again.
-            setting = {"name": schema.LAST_VERSION, "setting": str(self._last_version)}
-            self._set_meta.run(cursor, setting)
-        return outcomes
+    def _change(self, *changes: _Change) -> None:
+        """Make the changes, all or none; durable when it returns."""
+        self._writer.submit(changes).result()
+
+    def _commit(self, batch: Sequence[_Together]) -> Sequence[Exception | None]:
+        """Make the changes in one transaction; called by one thread at a time."""
+        refused: dict[int, Exception] = {}
+        while True:
+            tried = [changes for changes in batch if id(changes) not in refused]
+            try:
+                made, self._marked = self._database.write(partial(self._make, tried))
+            except _RefusedHalfway as halfway:
+                # Nothing of the batch was kept: it is made again, without this one.
+                refused[id(halfway.changes)] = halfway.refusal
+            else:
+                outcomes = iter(made)
+                return [refused.get(id(changes)) or next(outcomes) for changes in batch]
+
+    def _make(
+        self, batch: Sequence[_Together], cursor: Any
+    ) -> tuple[Sequence[Exception | None], int]:
+        """The conflict of each, and the greatest version that the database has marked."""
+        outcomes = [self._make_together(cursor, changes) for changes in batch]
+        given = [change.version for each in batch for change in each if isinstance(change, _Put)]
+        last = max(given, default=0)
+        if last <= self._marked:
+            return outcomes, self._marked
+        # With the records: a version that was given is never given again.
+        marked = last + VERSIONS_AT_ONCE
+        self._set_meta.run(cursor, {"name": schema.LAST_VERSION, "setting": str(marked)})
+        return outcomes, marked
+
+    def _make_together(self, cursor: Any, changes: _Together) -> Exception | None:
+        for position, change in enumerate(changes):
+            refusal = self._apply(cursor, change)
+            if refusal is not None and position:
+                raise _RefusedHalfway(changes, refusal)
+            if refusal is not None:
+                return refusal
+        return None
 
     def _apply(self, cursor: Any, change: _Change) -> Exception | None:
         """Make one change unless it conflicts with what is stored; answer the conflict."""

@@ -40,6 +40,10 @@ class ExchangeableStore(RecordStore):
         """See :meth:`RecordStore.delete`."""
         self._call(lambda store: store.delete(record))
 
+    def replace(self, old: Record, new: R) -> R:
+        """See :meth:`RecordStore.replace`."""
+        return self._call(lambda store: store.replace(old, new))
+
     def list(
         self,
         kind: type[R],

@@ -45,23 +45,22 @@ class MemoryStore(RecordStore):
         """See :meth:`RecordStore.put`."""
         codec.require_storable(record)
         with self._lock:
-            shelf = self._shelf(type(record))
-            refusal = conflicts.why_not_put(record, _version(shelf, record.id))
-            if refusal:
-                raise refusal
-            stored = msgspec.structs.replace(record, version=next(self._versions))
-            body = codec.encode(stored)
-            shelf.put(record.id, _Entry(stored.version, body, codec.indexed_values(record)))
+            body = self._put(record)
         return codec.decode(type(record), body)
 
     def delete(self, record: Record) -> None:
         """See :meth:`RecordStore.delete`."""
         with self._lock:
-            shelf = self._shelf(type(record))
-            refusal = conflicts.why_not_delete(record, _version(shelf, record.id))
-            if refusal:
-                raise refusal
-            shelf.remove(record.id)
+            self._require_deletable(record).remove(record.id)
+
+    def replace(self, old: Record, new: R) -> R:
+        """See :meth:`RecordStore.replace`."""
+        codec.require_storable(new)
+        with self._lock:
+            shelf = self._require_deletable(old)
+            body = self._put(new)
+            shelf.remove(old.id)
+        return codec.decode(type(new), body)
 
     def list(
         self,
@@ -82,6 +81,25 @@ class MemoryStore(RecordStore):
         with self._lock:
             self._closed = True
             self._shelves.clear()
+
+    def _put(self, record: Record) -> bytes:
+        """Keep a record unless that conflicts; its JSON.  The lock is held."""
+        shelf = self._shelf(type(record))
+        refusal = conflicts.why_not_put(record, _version(shelf, record.id))
+        if refusal:
+            raise refusal
+        stored = msgspec.structs.replace(record, version=next(self._versions))
+        body = codec.encode(stored)
+        shelf.put(record.id, _Entry(stored.version, body, codec.indexed_values(record)))
+        return body
+
+    def _require_deletable(self, record: Record) -> Shelf[_Entry]:
+        """The shelf of a record that may be removed.  The lock is held."""
+        shelf = self._shelf(type(record))
+        refusal = conflicts.why_not_delete(record, _version(shelf, record.id))
+        if refusal:
+            raise refusal
+        return shelf
 
     def _shelf(self, kind: type[Record]) -> Shelf[_Entry]:
         if self._closed:

@@ -3,8 +3,8 @@
 Used by ``database`` only; importing this imports SQLAlchemy.
 
 A table per record kind: the record as JSON, and beside it the columns that it is
-found by.  ``meta`` holds the schema version, the installation id, and the last
-version that was given to a record.
+found by.  ``meta`` holds the schema version, the installation id, and the greatest
+version that may have been given to a record.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SCHEMA_VERSION = 1
 metadata = MetaData()
 
 LAST_VERSION = "last_version"
-"""Key in ``meta`` of the last version that was given."""
+"""Key in ``meta`` of a version: no greater one was given yet."""
 
 INSTALLATION_ID = "installation_id"
 """Key in ``meta`` of the installation that the store belongs to."""

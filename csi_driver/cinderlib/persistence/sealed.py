@@ -112,6 +112,11 @@ class SealedStore(RecordStore):
         """See :meth:`RecordStore.delete`."""
         self._inner.delete(record)
 
+    def replace(self, old: Record, new: R) -> R:
+        """See :meth:`RecordStore.replace`."""
+        keys = cache(self._keys)
+        return _opened(self._inner.replace(old, _sealed(new, keys)), keys)
+
     def list(
         self,
         kind: type[R],

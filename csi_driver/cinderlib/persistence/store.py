@@ -95,6 +95,18 @@ class RecordStore(ABC):
         :raises StoreUnavailable: nothing was removed.
         """
 
+    def replace(self, old: Record, new: R) -> R:
+        """Store ``new`` and remove ``old``, of any kinds; the answer is that of :meth:`put`.
+
+        One change where the store can: both or nothing.  Else ``new`` is stored first, and
+        what fails in between leaves both.
+
+        :raises: what :meth:`put` and :meth:`delete` raise.
+        """
+        stored = self.put(new)
+        self.delete(old)
+        return stored
+
     @abstractmethod
     def list(
         self,

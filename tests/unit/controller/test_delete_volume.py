@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from csi_driver.base.values import GIB, Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.records import Phase, TombstoneRecord, VolumeRecord
+from csi_driver.cinderlib.persistence.store import RecordStore, StoreUnavailable
 from tests.doubles.faults import VendorError
 from tests.support.controller_bench import (
     Code,
@@ -100,6 +103,27 @@ def test_every_use_of_a_name_counts_and_leaves_one_tombstone(bench):
     assert len(set(ids)) == 3
     (tombstone,) = bench.store.list(TombstoneRecord)
     assert tombstone.incarnation == 3
+
+
+def test_a_deletion_that_stops_between_tombstone_and_removal_is_finished(bench, monkeypatch):
+    """As in a store that cannot make both as one change."""
+
+    def fail(_record):
+        raise StoreUnavailable("no")
+
+    volume = bench.create("data")
+    one_after_the_other = functools.partial(RecordStore.replace, bench.store)
+    monkeypatch.setattr(bench.store, "replace", one_after_the_other)
+    with monkeypatch.context() as failing:
+        failing.setattr(bench.store, "delete", fail)
+        with Refused(Code.UNAVAILABLE):
+            bench.delete(volume.volume_id)
+    assert bench.record(volume.volume_id).phase is Phase.DELETING
+    assert len(bench.store.list(TombstoneRecord)) == 1
+    bench.delete(volume.volume_id)
+    assert bench.store.list(VolumeRecord) == []
+    assert len(bench.store.list(TombstoneRecord)) == 1
+    assert bench.record(bench.create("data").volume_id).incarnation == 2
 
 
 def test_a_failed_creation_uses_no_name_up(bench):

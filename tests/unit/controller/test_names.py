@@ -49,7 +49,6 @@ def _with_name(store, name: str) -> tuple[str, str, int]:
 
 def delete(store, record: VolumeRecord, now: float = 0.0) -> None:
     names.bury(store, record, now)
-    store.delete(record)
 
 
 # -- the rules, on a bare store ---------------------------------------------------

@@ -12,14 +12,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import NoneType
 
 import pytest
+from msgspec.structs import replace
 
 from csi_driver.base.errors import ConfigurationError
+from csi_driver.cinderlib.persistence import database
 from csi_driver.cinderlib.persistence.factory import database_path, open_store
 from csi_driver.cinderlib.persistence.opening import sqlite_store
 from csi_driver.cinderlib.persistence.records import KeyValueRecord, VolumeRecord
 from csi_driver.cinderlib.persistence.store import (
+    RecordConflict,
     StoreCorrupt,
     StoreLocked,
     StoreTooNew,
@@ -60,6 +64,32 @@ def test_records_and_installation_survive_reopening(path, volume):
         assert store.installation_id == installation
         assert store.list(VolumeRecord) == [kept]
         assert store.put(volume("new")).version > gone.version
+
+
+def test_no_version_is_given_twice_however_many_are_given(path, volume, monkeypatch):
+    monkeypatch.setattr(database, "VERSIONS_AT_ONCE", 3)
+    given = set()
+    for _opening in range(3):
+        with closing(sqlite_store(path)) as store:
+            for _change in range(8):
+                record = store.put(volume())
+                given.add(record.version)
+                store.delete(record)
+    assert len(given) == 3 * 8
+
+
+def test_a_refused_replacement_takes_nothing_along_that_shares_its_commit(path, volume):
+    with closing(sqlite_store(path)) as store:
+        old = store.put(volume("old"))
+        current = store.put(replace(old, size_gib=2))
+        other = store.put(volume("other"))
+        puts = [store._put(KeyValueRecord(id=key, value=1)) for key in "abc"]
+        outcomes = store._commit(
+            [(puts[0],), (puts[1], database._Delete(old)), (puts[2], database._Delete(other))]
+        )
+        assert [type(outcome) for outcome in outcomes] == [NoneType, RecordConflict, NoneType]
+        assert [record.id for record in store.list(KeyValueRecord)] == ["a", "c"]
+        assert store.list(VolumeRecord) == [current]
 
 
 def test_nobody_else_may_read_the_files(path, volume):

@@ -29,6 +29,9 @@ from csi_driver.cinderlib.persistence.store import (
     StoreUnavailable,
 )
 
+AS_ONE = ("memory", "memory_db", "postgresql")
+"""Stores of ours that replace a record by one change; others do it one after the other."""
+
 
 def ids(records: list[Any]) -> list[str]:
     return [record.id for record in records]
@@ -147,6 +150,39 @@ def test_deleting_an_older_version_is_refused(store, volume):
     with pytest.raises(RecordConflict):
         store.delete(first)
     assert store.get(VolumeRecord, "v-1") == second
+
+
+def test_a_record_is_replaced_by_one_of_another_kind(store, volume):
+    old = store.put(volume())
+    new = store.replace(old, KeyValueRecord(id="k", value=["in", "its", "place"]))
+    assert store.get(VolumeRecord, "v-1") is None
+    assert store.get(KeyValueRecord, "k") == new
+    assert new.value == ["in", "its", "place"]
+    newer = store.replace(old, replace(new, value="what is gone may go again"))
+    assert store.get(KeyValueRecord, "k") == newer
+
+
+def test_nothing_is_removed_where_the_replacement_is_refused(store, volume):
+    old = store.put(volume())
+    there = store.put(KeyValueRecord(id="k", value=1))
+    with pytest.raises(RecordExists):
+        store.replace(old, KeyValueRecord(id="k", value=2))
+    with pytest.raises(RecordConflict):
+        store.replace(old, replace(there, version=there.version + 1))
+    with pytest.raises(InvalidRequest):
+        store.replace(old, KeyValueRecord(id="x" * 1001, value=2))
+    assert store.get(VolumeRecord, "v-1") == old
+    assert store.get(KeyValueRecord, "k") == there
+
+
+@pytest.mark.parametrize("store", [*AS_ONE, *(f"sealed {kind}" for kind in AS_ONE)], indirect=True)
+def test_a_replacement_of_an_older_version_changes_nothing(store, volume):
+    old = store.put(volume())
+    current = store.put(replace(old, size_gib=2))
+    with pytest.raises(RecordConflict, match="changed meanwhile"):
+        store.replace(old, KeyValueRecord(id="k", value=1))
+    assert store.get(VolumeRecord, "v-1") == current
+    assert store.get(KeyValueRecord, "k") is None
 
 
 def test_lists_are_ordered_by_id(store, volume):
@@ -342,6 +378,8 @@ def test_a_closed_store_answers_nothing(store, volume):
         store.put(replace(stored, size_gib=2))
     with pytest.raises(StoreUnavailable):
         store.delete(stored)
+    with pytest.raises(StoreUnavailable):
+        store.replace(stored, KeyValueRecord(id="k", value=1))
 
 
 def test_a_store_can_take_over_an_installation(store):
