@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+class NotMeasured(Exception):
+    """A part cannot be measured here; the message says why."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """One measured value.

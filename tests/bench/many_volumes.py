@@ -33,11 +33,11 @@ def lists_and_restart() -> Iterator[Figure]:
         directory = Path(name)
         with serving(directory, backend=roomy(directory)) as subject:
             calls.repeat(calls.create, subject.client, FEW + 1)
-            among_few = _page_ms(subject)
+            among_few = page_ms(subject)
         fill(directory / "state", MANY - FEW - 1)
         with serving(directory, backend=roomy(directory)) as subject:
             restart = subject.cpu_seconds()
-            among_many = _page_ms(subject)
+            among_many = page_ms(subject)
     yield Figure(
         name="CPU of a restart with 10,000 records, up to ready",
         setting="all, db",
@@ -86,7 +86,7 @@ def _volume(pattern: VolumeRecord, installation: str, name: str) -> VolumeRecord
     )
 
 
-def _page_ms(subject: Subject) -> float:
+def page_ms(subject: Subject) -> float:
     """Median time of the first page."""
     request = pb.ListVolumesRequest(max_entries=PAGE)
     calls.milliseconds(lambda: subject.client.controller.ListVolumes(request))

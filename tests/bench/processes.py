@@ -28,11 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A process that serves, with a client on its socket."""
+class Process:
+    """A process whose use of the machine is measured."""
 
     pid: int
-    client: Client
 
     def cpu_seconds(self) -> float:
         """CPU time of all its threads so far, dead ones included; in nanosecond steps."""
@@ -43,6 +42,13 @@ class Subject:
         """Resident memory."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@dataclass(frozen=True)
+class Subject(Process):
+    """A process that serves, with a client on its socket."""
+
+    client: Client
 
 
 @contextlib.contextmanager

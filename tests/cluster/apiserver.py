@@ -89,6 +89,14 @@ class ApiServer:
         finally:
             process.send_signal(signal.SIGCONT)
 
+    def pid(self, name: str = "kube-apiserver") -> int:
+        """The process id of a process that runs."""
+        return self._processes[name].pid
+
+    def metrics(self) -> str:
+        """What the API server counts, as Prometheus reads it."""
+        return self.kubectl("get", "--raw", "/metrics")
+
     def log(self) -> str:
         """The end of the API server's log."""
         return (self.directory / "kube-apiserver.log").read_text()[-4000:]
