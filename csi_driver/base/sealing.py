@@ -26,6 +26,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from csi_driver.base import decoding
 from csi_driver.base.errors import (
     CinderCSIError,
     ConfigurationError,
@@ -285,3 +286,6 @@ def _key_id(raw: bytes) -> str:
 def _associated(bound_to: tuple[str, ...]) -> bytes:
     # Length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
     return b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in bound_to)
+
+
+decoding.prepare(__name__)

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from csi_driver.base import decoding
+
 GIB = 1 << 30
 """Bytes in one GiB; Cinder counts sizes in whole GiB, CSI in bytes."""
 
@@ -138,3 +140,6 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     """CSI ``Topology``: one set of segments (key -> value)."""
 
     segments: Mapping[str, str]
+
+
+decoding.prepare(__name__)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from csi_driver.base import decoding
 from csi_driver.base.values import Confirmation, NodeRegistration
 from csi_driver.kube.api import Object
 from csi_driver.kube.group import API_VERSION, DRIVER_LABEL, collection
@@ -119,3 +120,6 @@ def _spec(item: Object, kind: type[S]) -> S | None:
         return msgspec.convert(item.get("spec"), kind)
     except msgspec.ValidationError:
         return None
+
+
+decoding.prepare(__name__)

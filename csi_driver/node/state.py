@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from csi_driver.base import decoding
 from csi_driver.base.errors import StateDirectoryError
 from csi_driver.base.files import read_text, remove, write_atomic
 from csi_driver.base.values import VolumeCapability
@@ -145,3 +146,6 @@ class NodeState:
 
     def _path(self, volume_id: str) -> Path:
         return self._directory / file_name(volume_id)
+
+
+decoding.prepare(__name__)

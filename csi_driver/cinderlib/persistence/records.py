@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from csi_driver.base import decoding
 from csi_driver.base.values import Formatting
 
 
@@ -323,3 +324,6 @@ RECORD_TYPES: tuple[type[Record], ...] = (
     KeyValueRecord,
 )
 """Every record type, for stores that prepare a place for each."""
+
+
+decoding.prepare(__name__)
