@@ -13,14 +13,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import grpc
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from csi_driver.base.errors import CinderCSIError
+
+if TYPE_CHECKING:
+    # Loaded when it is used: a process that serves has this module too.
+    from rich.console import Console
 
 _AS_USER = frozenset({"create", "controller_publish", "snapshot", "restore", "clone", "expand"})
 """Steps that need no root: all up to the attach to this machine."""
@@ -77,6 +79,8 @@ class Show:
 
     def table(self) -> None:
         """Print the closing table."""
+        from rich.table import Table
+
         table = Table("step", "outcome", title="A volume's life")
         table.add_column("seconds", justify="right")
         for title, outcome, took in self._rows:
@@ -99,6 +103,8 @@ def demo(
     As root all of it: create, publish, stage (mkfs xfs), write, snapshot, restore larger, clone,
     expand while mounted, delete. Without root everything up to the attach.
     """
+    from rich.console import Console
+
     console = Console()
     try:
         home = Path(tempfile.mkdtemp(prefix="cinder-csi-demo-", dir=directory))

@@ -5,6 +5,7 @@ Tokens are those that kubelet would give: bound to a Pod, which is bound to a no
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -26,10 +27,23 @@ def add_node(server: ApiServer, name: str) -> None:
     server.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
 
 
+@dataclass(frozen=True)
+class Pod:
+    """A Pod's object, and the token that is bound to it."""
+
+    path: str
+    token: str
+
+
 def token(server: ApiServer, account: str, node: str) -> str:
     """The token of a Pod of a service account on a node."""
+    return pod(server, account, node).token
+
+
+def pod(server: ApiServer, account: str, node: str) -> Pod:
+    """A Pod of a service account on a node; nothing runs in it."""
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    pod = server.admin.create(
+    made = server.admin.create(
         pods,
         {
             "apiVersion": "v1",
@@ -43,14 +57,15 @@ def token(server: ApiServer, account: str, node: str) -> str:
             },
         },
     )["metadata"]
-    bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"]}
+    bound = {"apiVersion": "v1", "kind": "Pod", "name": made["name"], "uid": made["uid"]}
     asked = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
         "spec": {"boundObjectRef": bound},
     }
     path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
-    return str(server.admin.create(path, asked)["status"]["token"])
+    token = str(server.admin.create(path, asked)["status"]["token"])
+    return Pod(f"{pods}/{made['name']}", token)
 
 
 def api_of(server: ApiServer, account: str, node: str) -> Api:

@@ -339,13 +339,24 @@ class TestConnectorProperties:
 
 class TestTheProcess:
     def test_stays_small(self, tmp_path: Path) -> None:
-        """No eventlet, no Cinder, no database and no VMware client on a node."""
+        """No eventlet, no Cinder, no database, no VMware client and no requests on a node."""
+        heavy = {"eventlet", "cinder", "sqlalchemy", "oslo_vmware", "requests"}
+        told = in_a_new_process(
+            tmp_path,
+            f"attacher.connector_properties()\nprint(sorted({heavy} & set(sys.modules)))",
+        )
+        assert told == "[]"
+
+    def test_loads_requests_when_scaleio_s_connector_uses_it(self, tmp_path: Path) -> None:
         told = in_a_new_process(
             tmp_path,
             "attacher.connector_properties()\n"
-            "print(sorted({'eventlet', 'cinder', 'sqlalchemy', 'oslo_vmware'} & set(sys.modules)))",
+            "from os_brick.initiator.connectors import scaleio\n"
+            "print(scaleio.requests.exceptions.Timeout.__name__, end=' ')\n"
+            "import requests\n"
+            "print(scaleio.requests.get is requests.get)",
         )
-        assert told == "[]"
+        assert told == "Timeout True"
 
     def test_can_load_cinder_afterwards(self, tmp_path: Path) -> None:
         told = in_a_new_process(
