@@ -69,7 +69,7 @@ def test_the_version_is_told():
         (["serve", "--role", "nodes"], "'all', 'controller', 'node'"),
         (["serve", "--store", "postgres"], "'memory', 'db'"),
         (["serve", "--log-level", "LOUD"], "'debug', 'info', 'warning', 'error'"),
-        (["serve", "--max-volumes-per-node", "many"], "valid integer"),
+        (["serve", "--max-volumes-per-node", "many"], "valid int"),
         (["serve", "--max-volumes-per-node", "-1"], "0 means no limit"),
         (["serve", "--drain-seconds", "-1"], "Seconds, 0 or more"),
         (["serve", "--drain-seconds", "nan"], "Seconds, 0 or more"),
