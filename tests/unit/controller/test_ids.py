@@ -21,6 +21,12 @@ def test_a_name_has_one_id_in_an_installation(name):
     assert made == str(uuid.UUID(made))
 
 
+@given(st.uuids(), names)
+def test_an_id_is_the_uuid5_that_earlier_versions_gave(installation, name):
+    given_before = uuid.uuid5(installation, f"volume\0{7}\0{name}")
+    assert ids.object_id(str(installation), "volume", 7, name) == str(given_before)
+
+
 @given(name=names, other=names)
 def test_installations_kinds_incarnations_and_names_never_share_an_id(name, other):
     questions = {
