@@ -8,7 +8,6 @@ driver saves, reloads or looks up is the same object.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -26,6 +25,7 @@ from csi_driver.cinderlib.runtime.directory import (
     GROUP_SNAPSHOT,
     SNAPSHOT,
     VOLUME,
+    Key,
     Member,
     directory,
 )
@@ -57,7 +57,7 @@ class Call:
     def __init__(self, member: Member) -> None:
         self.context = ovo.request_context()
         self._member = member
-        self._stack = ExitStack()
+        self._held: list[tuple[Key, rows.Row]] = []
         self._parts: list[Part[Any]] = []
 
     def volume(
@@ -69,7 +69,7 @@ class Call:
     ) -> Part[VolumeRecord]:
         """Add a volume; its connections come from the lookup unless given."""
         row = self._member.volume_row(record, connections)
-        self._stack.enter_context(directory.holding(VOLUME, row))
+        self._hold(VOLUME, row)
         part = Part(record, row, rows.Row(row), ovo.volume(self.context, row))
         if not own:
             self._parts.append(part)
@@ -78,7 +78,7 @@ class Call:
     def group(self, record: GroupRecord) -> Part[GroupRecord]:
         """Add a group, which the caller stores."""
         row = self._member.group_row(record)
-        self._stack.enter_context(directory.holding(GROUP, row))
+        self._hold(GROUP, row)
         return Part(record, row, rows.Row(row), ovo.group(self.context, row))
 
     def group_snapshot(
@@ -86,7 +86,7 @@ class Call:
     ) -> Part[GroupSnapshotRecord]:
         """Add a group snapshot, which the caller stores."""
         row = self._member.group_snapshot_row(record, group)
-        self._stack.enter_context(directory.holding(GROUP_SNAPSHOT, row))
+        self._hold(GROUP_SNAPSHOT, row)
         return Part(record, row, rows.Row(row), ovo.group_snapshot(self.context, row))
 
     def snapshot(
@@ -94,11 +94,14 @@ class Call:
     ) -> Part[SnapshotRecord]:
         """Add a snapshot; its volume comes from the lookup unless given."""
         row = self._member.snapshot_row(record, volume)
-        self._stack.enter_context(directory.holding(SNAPSHOT, row))
+        self._hold(SNAPSHOT, row)
         part = Part(record, row, rows.Row(row), ovo.snapshot(self.context, row))
         if not own:
             self._parts.append(part)
         return part
+
+    def _hold(self, kind: str, row: rows.Row) -> None:
+        self._held.append((directory.hold(kind, row), row))
 
     def __enter__(self) -> Call:
         self._member.permit()
@@ -110,7 +113,7 @@ class Call:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        directory.release(self._held)
         for part in self._parts[1:]:
             if part.row != part.before:
                 self._member.lookup.save(part.changed())

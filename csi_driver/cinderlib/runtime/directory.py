@@ -11,9 +11,8 @@ lookup runs.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ from csi_driver.cinderlib.runtime import rows
 from csi_driver.cinderlib.runtime.rows import Row
 
 Change = Callable[[Row], Mapping[str, Any]]
+Key = tuple[str, str]
 Found = VolumeRecord | SnapshotRecord | GroupRecord | GroupSnapshotRecord
 
 VOLUME = "Volume"
@@ -121,9 +121,9 @@ class Directory:
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}
         # Several calls may hold one object (two clones of one volume): each has a row.
-        self._held: dict[tuple[str, str], list[Row]] = {}
+        self._held: dict[Key, list[Row]] = {}
         # Objects that a driver made for itself (a snapshot for the time of a clone).
-        self._own: dict[tuple[str, str], Row] = {}
+        self._own: dict[Key, Row] = {}
         self._types: dict[str, Row] = {}
         self._group_types: dict[str, Row] = {}
 
@@ -142,26 +142,24 @@ class Directory:
         with self._lock:
             self._members.pop(backend, None)
 
-    @contextlib.contextmanager
-    def holding(self, kind: str, row: Row) -> Iterator[None]:
-        """Keep a row findable while a driver works on its object."""
+    def hold(self, kind: str, row: Row) -> Key:
+        """Keep a row findable while a driver works on its object; the key to release it by."""
         key = (kind, row["id"])
         with self._lock:
             self._held.setdefault(key, []).append(row)
             self._learn_type(row)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._release(key, row)
+        return key
 
-    def _release(self, key: tuple[str, str], row: Row) -> None:
-        # By identity: two calls may hold rows that are equal.
-        left = [other for other in self._held[key] if other is not row]
-        if left:
-            self._held[key] = left
-        else:
-            del self._held[key]
+    def release(self, held: Iterable[tuple[Key, Row]]) -> None:
+        """Forget rows, each with the key that :meth:`hold` answered for it."""
+        with self._lock:
+            for key, row in held:
+                # By identity: two calls may hold rows that are equal.
+                left = [other for other in self._held[key] if other is not row]
+                if left:
+                    self._held[key] = left
+                else:
+                    del self._held[key]
 
     def find(self, kind: str, cinder_id: str) -> Row | None:
         """A copy of the row with this Cinder id, None when there is none."""

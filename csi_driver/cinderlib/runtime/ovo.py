@@ -8,7 +8,6 @@ an unset one raises), and their ``save`` lands in those rows.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -59,47 +58,51 @@ def volume(context: Any, row: Row) -> Any:
         return _volume_by_cinder(context, row)
     kept = _kept.get(volume_type["id"])
     if kept is None:
-        kept = Row(row), _volume_by_cinder(context, row)
+        kept = _columns_of(row), _volume_by_cinder(context, row)
         if len(_kept) >= _KEPT_TYPES:
             _kept.clear()
         _kept[volume_type["id"]] = kept
     return _volume_by_copy(context, row, *kept)
 
 
-_kept: dict[str, tuple[Row, Any]] = {}
-"""By the id of a type, which is made from its content: the row of a plain volume and its
+_kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
+"""By the id of a type, which is made from its content: the columns of a plain volume and its
 object, which no driver has ever seen.  Whichever thread writes one last, it is as good."""
 
 _KEPT_TYPES = 64
 
 
-def _volume_by_copy(context: Any, row: Row, kept_row: Row, kept: Any) -> Any:
+def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept: Any) -> Any:
     made = _copy_of(kept, context)
     # What the copy shares and somebody may change; the rest are plain values.
-    made.admin_metadata = {}
-    made.glance_metadata = {}
-    made.metadata = dictionary(row["volume_metadata"])
-    made._obj_volume_attachment = _copy_of(kept.volume_attachment, context)
-    made.volume_attachment.objects = []
-    made.volume_attachment._changed_fields.clear()
-    made._obj_volume_type = _copy_of(kept.volume_type, context)
-    made.volume_type.extra_specs = dict(row["volume_type"]["extra_specs"])
-    made.volume_type._changed_fields.clear()
-    for name in _column_names():
-        if row.get(name) != kept_row.get(name):
-            made[name] = row.get(name)
+    metadata = dictionary(row["volume_metadata"])
+    made.metadata, made.admin_metadata, made.glance_metadata = metadata, {}, {}
+    # As Cinder's _reset_metadata_tracking() does.
+    made._orig_metadata, made._orig_admin_metadata, made._orig_glance_metadata = metadata, {}, {}
+    made._obj_volume_attachment = attachments = _copy_of(kept._obj_volume_attachment, context)
+    attachments.objects = []
+    attachments._changed_fields.clear()
+    made._obj_volume_type = volume_type = _copy_of(kept._obj_volume_type, context)
+    volume_type.extra_specs = row["volume_type"]["extra_specs"]
+    volume_type._changed_fields.clear()
+    for name, known, value in zip(_column_names(), kept_columns, _columns_of(row), strict=True):
+        if value != known:
+            made[name] = value
     # As obj_reset_changes() does, without its look at every field for objects inside.
     made._changed_fields.clear()
-    made._reset_metadata_tracking()
     return made
 
 
 def _copy_of(versioned_object: Any, context: Any) -> Any:
     """A copy that shares the values of its fields, with nothing to save."""
-    made = copy.copy(versioned_object)
-    made._changed_fields = set()
-    made._context = context
+    kind = type(versioned_object)
+    made = kind.__new__(kind)
+    made.__dict__ = {**versioned_object.__dict__, "_changed_fields": set(), "_context": context}
     return made
+
+
+def _columns_of(row: Row) -> tuple[Any, ...]:
+    return tuple(map(row.get, _column_names()))
 
 
 @functools.cache
