@@ -136,13 +136,14 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
     def delete_volume(self, volume: Any) -> None:
         """Remove the volume; nothing happens when it is not there."""
         with as_cinder():
-            path = self._files.path_of(volume.name)
-            if path.exists():
-                self._check_owner(volume)
+            name = volume.name  # every look at it formats it anew
+            if self._files.has(name):
+                self._check_owner(volume, name)
+                path = self._files.path_of(name)
                 devices = loop_mounts.loop_devices_of(path)
                 if devices:
                     raise VolumeFileBusy(f"{path} is in use by {', '.join(devices)}")
-            self._files.remove(volume.name)
+            self._files.remove(name)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         """Make the volume ``new_size`` GiB large, in use or not.
@@ -162,7 +163,7 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
         everywhere until it is reverted again or deleted.
         """
         with as_cinder(missing=exception.SnapshotNotFound), disk_errors():
-            self._check_owner(volume)
+            self._check_owner(volume, volume.name)
             self._copier.revert(volume.name, snapshot.name)
 
     def snapshot_revert_use_temp_snapshot(self) -> bool:
@@ -302,15 +303,15 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
 
     def _check_usable(self, volume: Any) -> str:
         """Refuse a file that is not this volume's or not whole; answer whose it is."""
-        owner = self._check_owner(volume)
+        owner = self._check_owner(volume, volume.name)
         self._files.check_whole(volume.name)
         return owner
 
-    def _check_owner(self, volume: Any) -> str:
-        owner = self._files.owner(volume.name)
+    def _check_owner(self, volume: Any, name: str) -> str:
+        owner = self._files.owner(name)
         if owner and owner != volume.id:
             raise VolumeFileError(
-                f"The file {self._files.path_of(volume.name)} belongs to the volume {owner},"
+                f"The file {self._files.path_of(name)} belongs to the volume {owner},"
                 f" not to {volume.id}",
                 advice="Find out who put it there; it was not touched",
             )

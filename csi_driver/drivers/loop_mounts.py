@@ -33,7 +33,7 @@ _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_INFO64_BYTES = 232
 
 _PARTITIONS = Path("/proc/partitions")
-_LOOP = re.compile(r"loop[0-9]+")
+_LOOP = re.compile(r" (loop[0-9]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,15 @@ def loop_devices_of(file: Path) -> list[str]:
     the mount namespace in which a device was set up.
     """
     wanted = file.stat()
-    return [
-        name
-        for name in _loop_devices_with_a_file()
-        if _backing_inode(f"/dev/{name}") == (wanted.st_dev, wanted.st_ino)
-    ]
+    inode = (wanted.st_dev, wanted.st_ino)
+    names = _loop_devices_with_a_file()
+    return [name for name in names if _backing_inode(f"/dev/{name}") == inode]
 
 
 def _loop_devices_with_a_file() -> list[str]:
     """Names, by one read instead of a look at each: a device without a file has no size,
     and is not in this list."""
-    lines = _PARTITIONS.read_text().splitlines()
-    return sorted(name for line in lines if _LOOP.fullmatch(name := line.rpartition(" ")[2]))
+    return sorted(_LOOP.findall(_PARTITIONS.read_bytes().decode()))
 
 
 def with_holders(name: str, sys_block: Path = Path("/sys/block")) -> list[str]:

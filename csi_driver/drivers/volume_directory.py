@@ -54,6 +54,9 @@ class VolumeDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # As text: pathlib would cost half of what making and removing a file costs.
+        self._path = os.fspath(path)
+        self._lock = f"{self._path}/{_LOCK}"
 
     def prepare(self) -> None:
         """Make the directory if need be, and remove what crashed makers left.
@@ -71,19 +74,32 @@ class VolumeDirectory:
 
         :raises UnsafeName: it could be elsewhere, or hidden.
         """
+        return Path(self._at(name))
+
+    def _at(self, name: str) -> str:
         if not _PLAIN_NAME.fullmatch(name):
             raise UnsafeName(f"{name!r} cannot be the name of a volume file")
-        return self.path / name
+        return f"{self._path}/{name}"
+
+    def has(self, name: str) -> bool:
+        """Whether there is something of that name.
+
+        :raises UnsafeName: it could be elsewhere, or hidden.
+        """
+        return _exists(self._at(name))
 
     def existing(self, name: str) -> Path:
         """The path of a file that is there.
 
         :raises VolumeFileMissing: it is not, or is no regular file.
         """
-        path = self.path_of(name)
+        return Path(self._existing(name))
+
+    def _existing(self, name: str) -> str:
+        path = self._at(name)
         with _explained(f"{path} cannot be used"):
             try:
-                mode = path.lstat().st_mode
+                mode = os.lstat(path).st_mode
             except FileNotFoundError:
                 mode = 0
         if not stat.S_ISREG(mode):
@@ -93,7 +109,7 @@ class VolumeDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other threads and processes from making, sweeping and promising space."""
-        descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -112,27 +128,30 @@ class VolumeDirectory:
         :raises VolumeFileExists: the name is taken.
         :raises VolumeFileError: it cannot be made.
         """
-        path = self.path_of(name)
-        with _explained(f"{path} cannot be made"), contextlib.ExitStack() as undo:
+        path = self._at(name)
+        with _explained(f"{path} cannot be made"):
             with self.locked():
-                if path.exists():
+                if _exists(path):
                     raise VolumeFileExists(f"{path} exists already")
                 admit(self.usage())
-                descriptor, hidden = self._hidden(f"{_CREATING}{name}-")
-                undo.callback(os.close, descriptor)
-                undo.callback(hidden.unlink, missing_ok=True)
-                os.ftruncate(descriptor, size)
-            yield descriptor
-            if owner:
-                _set_owner(descriptor, owner)
-            else:
-                os.fchmod(descriptor, 0o400)
-            os.fsync(descriptor)
-            # With the lock: one who measures in between could see neither name, and
-            # promise the same room again.  Unlike a rename, a link never replaces.
-            with self.locked():
-                os.link(hidden, path)
-                hidden.unlink()
+                descriptor, hidden = self._hidden(f"{_CREATING}{name}-", size)
+            try:
+                yield descriptor
+                if owner:
+                    _set_owner(descriptor, owner)
+                else:
+                    os.fchmod(descriptor, 0o400)
+                os.fsync(descriptor)
+                # With the lock: one who measures in between could see neither name, and
+                # promise the same room again.  Unlike a rename, a link never replaces.
+                with self.locked():
+                    os.link(hidden, path)
+                    os.unlink(hidden)
+            except BaseException:
+                _unlink(hidden)
+                raise
+            finally:
+                os.close(descriptor)
             self._sync()
 
     def remove(self, name: str) -> None:
@@ -140,10 +159,10 @@ class VolumeDirectory:
 
         :raises VolumeFileError: it cannot be removed.
         """
-        path = self.path_of(name)
+        path = self._at(name)
         with _explained(f"{path} cannot be removed"):
-            path.unlink(missing_ok=True)
-            (self.path / f"{_REVERTING}{name}").unlink(missing_ok=True)
+            _unlink(path)
+            _unlink(f"{self._path}/{_REVERTING}{name}")
             self._sync()
 
     def grow(self, name: str, size: int, admit: Callable[[Usage], None]) -> None:
@@ -257,7 +276,7 @@ class VolumeDirectory:
 
     def owner(self, name: str) -> str:
         """The id of the volume that the file was made for; '' when nothing says so."""
-        path = self.existing(name)
+        path = self._existing(name)
         with _explained(f"{path} cannot be read"):
             try:
                 return os.getxattr(path, OWNER_XATTR).decode("utf-8", "replace")
@@ -275,7 +294,7 @@ class VolumeDirectory:
         try:
             yield
         finally:
-            note.unlink()
+            os.unlink(note)
             os.close(descriptor)
 
     def left_frozen(self, thaw: Callable[[Path], None]) -> None:
@@ -289,18 +308,20 @@ class VolumeDirectory:
 
     def usage(self) -> Usage:
         """Measure the disk and all files; O(files)."""
-        disk = os.statvfs(self.path)
+        disk = os.statvfs(self._path)
         written = promised = 0
-        with os.scandir(self.path) as entries:
+        with os.scandir(self._path) as entries:
             for entry in entries:
                 if entry.name.startswith(".") and not entry.name.startswith(_CREATING):
                     continue
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     info = entry.stat(follow_symlinks=False)
-                    blocks = info.st_blocks * 512
-                    grows = info.st_mode & stat.S_IWUSR
-                    written += blocks
-                    promised += max(blocks, info.st_size) if grows else blocks
+                except FileNotFoundError:
+                    continue
+                blocks = info.st_blocks * 512
+                grows = info.st_mode & stat.S_IWUSR
+                written += blocks
+                promised += max(blocks, info.st_size) if grows else blocks
         return Usage(
             free=disk.f_bavail * disk.f_frsize,
             used=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
@@ -308,11 +329,17 @@ class VolumeDirectory:
             promised=promised,
         )
 
-    def _hidden(self, prefix: str) -> tuple[int, Path]:
+    def _hidden(self, prefix: str, size: int = 0) -> tuple[int, str]:
         """A new file that belongs to this process while it is open; needs the lock."""
-        path = self.path / f"{prefix}{secrets.token_hex(8)}"
+        path = f"{self._path}/{prefix}{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, size)
+        except BaseException:
+            os.unlink(path)
+            os.close(descriptor)
+            raise
         return descriptor, path
 
     def _orphans(self, prefix: str) -> Iterator[Path]:
@@ -326,11 +353,24 @@ class VolumeDirectory:
                 yield path
 
     def _sync(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _set_owner(descriptor: int, owner: str) -> None:

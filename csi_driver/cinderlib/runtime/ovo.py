@@ -95,8 +95,7 @@ def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept:
 
 def _copy_of(versioned_object: Any, context: Any) -> Any:
     """A copy that shares the values of its fields, with nothing to save."""
-    kind = type(versioned_object)
-    made = kind.__new__(kind)
+    made: Any = object.__new__(type(versioned_object))
     made.__dict__ = {**versioned_object.__dict__, "_changed_fields": set(), "_context": context}
     return made
 
