@@ -50,6 +50,15 @@ def test_the_tool_itself_takes_them_so() -> None:
     assert "add-initiator" in told.value.stdout
 
 
+def test_the_tool_does_not_load_eventlet(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cinder.volume.targets.lio import LioAdm
+
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    _, imports = LioAdm._execute("cinder-rtstool", "verify")
+    assert "| rtslib_fb" in imports
+    assert "eventlet" not in imports
+
+
 def test_other_programs_are_started_as_before() -> None:
     from cinder.volume.targets.lio import LioAdm
 
