@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 import uuid
@@ -15,7 +16,12 @@ from csi_driver.base.errors import CinderCSIError
 from csi_driver.cinderlib import encryption, session
 from csi_driver.cinderlib.connection_info import Connector, has_several_paths
 from csi_driver.cinderlib.entity import LOG, Entity
-from csi_driver.cinderlib.exceptions import ConnectionNotFound, InvalidVolume, NotLocal
+from csi_driver.cinderlib.exceptions import (
+    ConnectionNotFound,
+    InvalidVolume,
+    NotLocal,
+    VolumeNotFound,
+)
 from csi_driver.cinderlib.failures import classify, message_of
 from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
 from csi_driver.cinderlib.tracking import LazyOne
@@ -380,8 +386,10 @@ class Connection(Entity[ConnectionRecord]):
         if operation is None or operation.kind != "attach" or self.attached:
             return
         self._put()
-        if opener := encryption.opener_of(self):
-            opener.close()
+        # Where the volume is not known it was never opened, only attached raw.
+        with contextlib.suppress(VolumeNotFound):
+            if opener := encryption.opener_of(self):
+                opener.close()
         self._attacher().remove_remains(_attempt(self._record))
         self._put(operation=None)
 

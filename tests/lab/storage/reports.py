@@ -39,6 +39,8 @@ def main(file: str, *nodeids: str) -> int:
     """Run these tests; answers pytest's exit code."""
     # tests/conftest.py is for the host: it watches over what is skipped and collected there.
     options = ["-m", "", "-p", "no:cacheprovider", "--confcutdir=tests/lab/storage"]
+    # Twice as long as on the host: programs start slowly here, more so when the host is busy.
+    options.append("--timeout=600")
     return int(pytest.main([*options, "-v", "--durations=0", *nodeids], [Reports(Path(file))]))
 
 
