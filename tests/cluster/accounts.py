@@ -10,16 +10,21 @@ from pathlib import Path
 
 import yaml
 
-from csi_driver.kube.api import Api
+from csi_driver.kube.api import Api, Object
 from tests.cluster.apiserver import ApiServer
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 NAMESPACE = "cinder-csi"
 
 
+def manifests() -> list[Object]:
+    """Accounts, roles, bindings and the admission policy, as the manifests have them."""
+    return list(yaml.safe_load_all((MANIFESTS / "rbac.yaml").read_text()))
+
+
 def install(server: ApiServer) -> None:
-    """Roles, bindings and the admission policy, as the manifests have them."""
-    server.apply(*yaml.safe_load_all((MANIFESTS / "rbac.yaml").read_text()))
+    """Let the API server have them."""
+    server.apply(*manifests())
 
 
 def add_node(server: ApiServer, name: str) -> None:

@@ -33,10 +33,16 @@ READY_SECONDS = 60
 
 
 class ApiServer:
-    """etcd and kube-apiserver below a directory.  ``admin`` may do everything."""
+    """etcd and kube-apiserver below a directory.  ``admin`` may do everything.
 
-    def __init__(self, programs: Binaries, directory: Path) -> None:
+    :param arguments: for kube-apiserver, after all others.
+    """
+
+    def __init__(
+        self, programs: Binaries, directory: Path, arguments: tuple[str, ...] = ()
+    ) -> None:
         self._programs = programs
+        self._arguments = arguments
         self.directory = directory
         self._etcd_port, self._peer_port, self.port = _free_ports(3)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -168,6 +174,7 @@ class ApiServer:
             "--authorization-mode=RBAC",
             # A loopback address may not become the endpoint of the service "kubernetes".
             "--endpoint-reconciler-type=none",
+            *self._arguments,
         )
 
     def _spawn(self, name: str, *arguments: str) -> None:
