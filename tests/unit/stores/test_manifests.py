@@ -1,4 +1,4 @@
-"""The chart and the manifests that are made of it, as far as neither Helm nor a server is needed."""
+"""The chart and the manifests made of it, as far as neither Helm nor a server is needed."""
 
 from __future__ import annotations
 
