@@ -89,9 +89,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     as a Pod.  ``keys_dir`` holds the key rings; None: the state directory does.
     ``max_volumes`` 0 means no limit; ``drain_seconds`` is how long running work
     is waited for at SIGTERM.  ``takeover_grace`` is how long, in seconds, calls of an earlier
-    controller may still run.  ``health_port`` 0: no HTTP endpoints.  ``configured`` are
-    the backends of a configuration file, none for the embedded default, and
-    ``cinder_options`` options of cinder.conf's [DEFAULT].
+    controller may still run, ``takeover_attach_grace`` the same of attaches and detaches.
+    ``health_port`` 0: no HTTP endpoints.  ``configured`` are the backends of a configuration
+    file, none for the embedded default, and ``cinder_options`` options of cinder.conf's [DEFAULT].
     """
 
     state_dir: Path
@@ -106,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_volumes: int = 0
     drain_seconds: float = 25.0
     takeover_grace: float = 900.0
+    takeover_attach_grace: float = 60.0
     health_port: int = 0
     health_address: str = "0.0.0.0"
     configured: tuple[BackendSettings, ...] = ()
@@ -127,8 +128,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         None can where the lock of a file proves that the other process is dead.
         """
-        shared = self.store is StoreKind.KUBERNETES or bool(self.store_url)
-        return self.takeover_grace if shared else 0.0
+        return self.takeover_grace if self._shares_records else 0.0
+
+    @property
+    def attach_grace_seconds(self) -> float:
+        """As :attr:`grace_seconds`, of attaches and detaches."""
+        return self.takeover_attach_grace if self._shares_records else 0.0
+
+    @property
+    def _shares_records(self) -> bool:
+        return self.store is StoreKind.KUBERNETES or bool(self.store_url)
 
     @property
     def topology_key(self) -> str:
@@ -192,16 +201,15 @@ def validated(settings: Settings) -> Settings:
             raise ConfigurationError(f"{flag} is for --store kubernetes only")
     if settings.max_volumes < 0:
         raise ConfigurationError("--max-volumes-per-node is negative", advice="0 means no limit")
-    if not (math.isfinite(settings.drain_seconds) and settings.drain_seconds >= 0):
-        raise ConfigurationError(
-            f"--drain-seconds {settings.drain_seconds} is no time to wait",
-            advice="Seconds, 0 or more",
-        )
-    if not (math.isfinite(settings.takeover_grace) and settings.takeover_grace >= 0):
-        raise ConfigurationError(
-            f"--takeover-grace {settings.takeover_grace} is no time to wait",
-            advice="Seconds, 0 or more",
-        )
+    for flag, seconds in (
+        ("--drain-seconds", settings.drain_seconds),
+        ("--takeover-grace", settings.takeover_grace),
+        ("--takeover-attach-grace", settings.takeover_attach_grace),
+    ):
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ConfigurationError(
+                f"{flag} {seconds} is no time to wait", advice="Seconds, 0 or more"
+            )
     if not 0 <= settings.health_port <= 65535:
         raise ConfigurationError(
             f"--health-port {settings.health_port} is no port", advice="1 to 65535; 0 for none"

@@ -78,6 +78,7 @@ def _controller(
             topology_key=settings.topology_key,
             may_begin=records.may_begin,
             grace_seconds=settings.grace_seconds,
+            attach_grace_seconds=settings.attach_grace_seconds,
         )
     except BaseException:
         store.close()

@@ -70,8 +70,11 @@ class Replica:
         """Wait until this replica leads; False when the process was stopped before."""
         LOG.info("Standing by: %s", self._elector.explain())
         while not stopped():
-            if self._elector.wait_to_lead(_LOOK_SECONDS) is Standing.LEADING:
+            standing = self._elector.wait_to_lead(_LOOK_SECONDS)
+            if standing is Standing.LEADING:
                 return True
+            if standing is Standing.DEPOSED:  # before anybody saw that it led
+                self._end()
         return False
 
     def watch(self) -> None:
@@ -136,9 +139,12 @@ class Replica:
     def _end_when_deposed(self) -> None:
         while not self._ending.wait(_LOOK_SECONDS):
             if self._elector.standing is Standing.DEPOSED:
-                LOG.error("Ending at once: %s", self._elector.explain())
-                logging.shutdown()
-                os._exit(DEPOSED_EXIT_CODE)
+                self._end()
+
+    def _end(self) -> None:
+        LOG.error("Ending at once: %s", self._elector.explain())
+        logging.shutdown()
+        os._exit(DEPOSED_EXIT_CODE)
 
 
 def refuse_lost_records(api: Api, driver: str) -> None:

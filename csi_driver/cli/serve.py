@@ -110,6 +110,14 @@ def serve(
             " took over; what it may have made is looked for again then. Where records are shared.",
         ),
     ] = 900.0,
+    takeover_attach_grace: Annotated[
+        float,
+        typer.Option(
+            envvar=_PREFIX + "TAKEOVER_ATTACH_GRACE",
+            help="The same for attaches and detaches; until then a volume is not attached that an"
+            " earlier controller was attaching or detaching.",
+        ),
+    ] = 60.0,
     health_port: Annotated[
         int,
         typer.Option(
@@ -159,6 +167,7 @@ def serve(
             max_volumes=max_volumes_per_node,
             drain_seconds=drain_seconds,
             takeover_grace=takeover_grace,
+            takeover_attach_grace=takeover_attach_grace,
             health_port=health_port,
             health_address=health_address,
         )

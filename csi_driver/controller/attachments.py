@@ -23,8 +23,13 @@ from csi_driver.base.values import (
     VolumeCapability,
 )
 from csi_driver.cinderlib.failures import FailureKind
-from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
-from csi_driver.controller import capabilities, errors, ids, pending
+from csi_driver.cinderlib.persistence.records import (
+    ConnectionRecord,
+    LateAttemptRecord,
+    Phase,
+    VolumeRecord,
+)
+from csi_driver.controller import capabilities, errors, ids, late, pending
 from csi_driver.controller.backends import (
     ControllerBackend,
     DriverCallFailed,
@@ -91,6 +96,7 @@ class Attachments:
             if mine is not None and mine.phase is Phase.ATTACHED:
                 return dict(mine.publish_context)
             refuse_second_node(request, others)
+            late.refuse_publish(context, volume, connections)
             if mine is None:
                 self._refuse_over_limit(node)
             volume = context.with_confirmation(volume)
@@ -267,6 +273,7 @@ class Attachments:
             # its word about the volume does not count.
             volume = context.with_confirmation(context.volume(volume_id))
             others = [c for c in context.connections(volume_id) if c.id != connection_id]
+            late.expect(context, record)
             record = context.write(record, "unpublish", "backend", phase=Phase.DETACHING)
             running.at("backend detach")
             try:
@@ -286,6 +293,59 @@ class Attachments:
             if changed != volume:
                 context.update(changed, "unpublish", "unexported")
             context.erase(record, "unpublish", "gone")
+
+    # -- what another process may still do ----------------------------------------
+
+    def settle(self, expected: LateAttemptRecord) -> Future[None]:
+        """Remove the connection that an attach or detach of another process may have left.
+
+        :raises OperationInProgress: another operation runs on the volume.
+        """
+        backend = self._context.backends.of_record(expected.backend)
+        return self._context.inflight.start(
+            expected.id,
+            "removal of a late attachment",
+            None,
+            lambda running: self._settle(expected.id, expected.csi_id, backend),
+            backend.detach,
+            holding=(expected.csi_id,),
+        )
+
+    def _settle(self, late_id: str, volume_id: str, backend: ControllerBackend) -> None:
+        context = self._context
+        with context.attachments.holding(volume_id):
+            expected = context.store.get(LateAttemptRecord, late_id)
+            if expected is None:
+                return
+            connection = msgspec.convert(expected.objects["connection"], ConnectionRecord)
+            volume = context.store.get(VolumeRecord, volume_id)
+            others = context.connections(volume_id)
+            again = any(other.id == connection.id for other in others)
+            # One that was published again is removed when it is unpublished.
+            if expected.call == "publish" and volume is not None and not again:
+                self._disconnect_late(expected, volume, connection, others, backend)
+            late.forget(context, expected)
+
+    def _disconnect_late(
+        self,
+        expected: LateAttemptRecord,
+        volume: VolumeRecord,
+        connection: ConnectionRecord,
+        others: Sequence[ConnectionRecord],
+        backend: ControllerBackend,
+    ) -> None:
+        try:
+            changed = attempt(
+                f"Detaching {volume.name!r} from {connection.node_id} again",
+                lambda: backend.manager.disconnect(volume, connection, others),
+            )
+        except DriverCallFailed as failed:
+            if failed.failure.kind is not FailureKind.NOT_FOUND:
+                late.look_later(self._context, expected, failed.failure.message)
+                raise
+            changed = volume
+        if changed != volume:
+            self._context.update(changed, "unpublish", "unexported")
 
 
 def find_mine(

@@ -84,10 +84,10 @@ class ControllerContext:
     takes it.  ``may_begin`` says whether this process may begin work of its own accord
     now: not while it is unsure whether it leads.
 
-    ``grace_seconds``: how long the call of an attempt that another process began may still
-    run; what it may have made is looked for again then.  0 where the other is dead for
-    certain, because it held the lock of the store.  ``owner`` is this process, as records
-    tell it.
+    ``grace_seconds``: how long a backend call that another process began may still run;
+    what it may have made is looked for again then.  ``attach_grace_seconds`` is the same of
+    attaches and detaches, which take less.  0 where the other is dead for certain, because
+    it held the lock of the store.  ``owner`` is this process, as records tell it.
     """
 
     store: RecordStore
@@ -102,6 +102,7 @@ class ControllerContext:
     clock: Callable[[], float] = time.time
     may_begin: Callable[[], bool] = lambda: True
     grace_seconds: float = 0.0
+    attach_grace_seconds: float = 0.0
     owner: str = OWNER
 
     # -- records, step by step -------------------------------------------------

@@ -91,6 +91,12 @@ OPERATIONS: dict[str, tuple[Step, ...]] = {
     ),
     # Amid the removal of an attempt; the operation that the attempt was for goes on.
     "orphan": (Step("recorded", Recovery.FINAL, after_failure=True),),
+    # Before an operation of another process is taken up, and when its call has ended.
+    "late": (
+        Step("expected", Recovery.FINAL),
+        Step("postponed", Recovery.FINAL, after_failure=True),
+        Step("gone", Recovery.FINAL),
+    ),
 }
 """Operation -> its steps in order.  A step's record is written before its effect."""
 

@@ -39,6 +39,14 @@ _BY_ITSELF = {
     Recovery.UNDO: "undoes it",
 }
 
+_WHEN_ENDED = {
+    "publish": "removes the connection again, and lets the volume be published,",
+    "unpublish": "lets the volume be published again",
+    "extend": "lets the volume get another size",
+    "revert": "reverts it again",
+}
+"""What is done when the call of another process has ended; else it is removed again."""
+
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
     """An operation that is not finished.  Times are UTC, as ISO 8601."""
@@ -85,7 +93,7 @@ def describe(operation: Operation) -> str:
 
 def _progress(operation: Operation) -> str:
     return (
-        f"{operation.kind} since {_utc(operation.since)} in process {operation.owner},"
+        f"{operation.kind} since {utc(operation.since)} in process {operation.owner},"
         f" at step {operation.step!r}, attempt {operation.attempts}"
     )
 
@@ -147,7 +155,7 @@ def _suspects(record: VolumeRecord | SnapshotRecord) -> list[Left]:
             backend=record.backend,
             name=record.name,
             csi_id=record.id,
-            since=_utc(operation.since if operation else record.created_at),
+            since=utc(operation.since if operation else record.created_at),
             why="an attempt to make it has no known outcome",
             what_to_do="Nothing: the controller removes it before it tries again",
         )
@@ -163,9 +171,10 @@ def _late(expected: LateAttemptRecord) -> Left:
         backend=expected.backend,
         name=expected.name,
         csi_id=expected.csi_id,
-        since=_utc(expected.since),
-        why=f"process {expected.owner} began it, and its call may still run{error}",
-        what_to_do=f"Nothing: the controller removes it again at {_utc(expected.look_at)}",
+        since=utc(expected.since),
+        why=f"process {expected.owner} began its {expected.call}, a call that may still run{error}",
+        what_to_do=f"Nothing: the controller {_WHEN_ENDED.get(expected.call, 'removes it again')}"
+        f" at {utc(expected.look_at)}",
     )
 
 
@@ -176,7 +185,7 @@ def _orphan(orphan: OrphanRecord) -> Left:
         backend=orphan.backend,
         name=orphan.name,
         csi_id=orphan.csi_id,
-        since=_utc(orphan.since),
+        since=utc(orphan.since),
         why=orphan.reason,
         what_to_do=f"Look for a {orphan.kind} with this Cinder id on the backend, delete it if"
         f" it is there, then: cinder-csi orphans --forget {orphan.id}",
@@ -194,7 +203,7 @@ def _pending(record: AnyRecord) -> Pending:
         backend=record.backend,
         operation=operation.kind,
         step=operation.step,
-        since=_utc(operation.since),
+        since=utc(operation.since),
         owner=operation.owner,
         attempts=operation.attempts,
         last_error=operation.last_error,
@@ -210,10 +219,11 @@ def _what_to_do(record: AnyRecord, operation: Operation) -> str:
     if operation.last_error:
         return (
             f"Mend what the last error names; the controller {action} by itself, next at"
-            f" {_utc(retry_at(operation))}"
+            f" {utc(retry_at(operation))}"
         )
     return f"Nothing while process {operation.owner} runs; after its end a controller {action}"
 
 
-def _utc(seconds: float) -> str:
+def utc(seconds: float) -> str:
+    """A moment (seconds since the epoch) as ISO 8601, in UTC."""
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"

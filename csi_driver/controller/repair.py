@@ -112,15 +112,17 @@ class Repair:
         futures: list[Future[Any]] = []
         for record in due(pending, now):
             futures += self._begin(record)
-        for expected in late.due(store.list(LateAttemptRecord), self._context.clock()):
+        for expected in late.due(self._context):
             futures += self._look_for(expected)
         return futures
 
     def _look_for(self, expected: LateAttemptRecord) -> list[Future[Any]]:
-        """Start the removal of what an attempt of another process may have made since."""
+        """Start the removal of what a call of another process may have made since."""
         context = self._context
-        what = f"attempt {expected.id} of process {expected.owner} to make {expected.name!r}"
+        what = late.describe(expected)
         try:
+            if expected.kind == ConnectionRecord.KIND:
+                return [_logged(what, self._attachments.settle(expected))]
             backend = context.backends.of_record(expected.backend)
             future = context.inflight.start(
                 expected.id,
@@ -130,10 +132,9 @@ class Repair:
                 backend.work,
             )
         except CinderCSIError as error:
-            LOG.debug("The %s is not looked for now: %s", what, error)
+            LOG.debug("%s is not looked for now: %s", what, error)
             return []
-        future.add_done_callback(lambda done: _log_look(what, done))
-        return [future]
+        return [_logged(what, future)]
 
     def _begin(self, record: AnyRecord) -> list[Future[Any]]:
         try:
@@ -204,17 +205,23 @@ def _name(record: AnyRecord) -> str:
     return f"The {what} of {record.KIND} {record.id}"
 
 
-def _log_look(what: str, future: Future[Any]) -> None:
-    error = future.exception()
-    if error is None:
-        LOG.info("Nothing is left of the %s", what)
-    else:
-        LOG.warning("Whether something is left of the %s is not known yet: %s", what, error)
+def _logged(what: str, future: Future[Any]) -> Future[Any]:
+    def log(done: Future[Any]) -> None:
+        error = done.exception()
+        if error is None:
+            LOG.info("%s has ended, and nothing is left of it", what)
+        else:
+            LOG.warning("%s: whether something is left of it is not known yet: %s", what, error)
+
+    future.add_done_callback(log)
+    return future
 
 
 def _log_outcome(record: AnyRecord, future: Future[Any]) -> None:
     error = future.exception()
     if error is None:
         LOG.info("%s, left by an earlier process or attempt, is finished", _name(record))
+    elif isinstance(error, OperationInProgress):
+        LOG.debug("%s waits: %s", _name(record), error)
     else:
         LOG.warning("%s is pending: %s", _name(record), error)

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.controller import errors, pending
+from csi_driver.controller import errors, late, pending
 from csi_driver.controller.backends import (
     ControllerBackend,
     DriverCallFailed,
@@ -83,6 +83,9 @@ class Reverts:
         snapshot = self._snapshot(volume, snapshot_id)
         if volume.phase not in (Phase.AVAILABLE, Phase.REVERTING):
             raise pending.busy(volume)
+        if volume.operation is not None and volume.operation.kind != OPERATION:
+            raise pending.busy(volume)
+        late.refuse_while_reverting(context, volume)
         nodes = [connection.node_id for connection in context.connections(volume_id)]
         if nodes:
             raise errors.VolumeInUse(

@@ -143,6 +143,10 @@ class Snapshots:
                 advice="Restore the store from a backup that holds it",
             )
 
+        reverting = volume.operation if volume.phase is Phase.REVERTING else None
+        if reverting is not None and reverting.snapshot_id == snapshot_id:
+            raise pending.busy(volume)
+
         def remove(snapshot: SnapshotRecord) -> None:
             backend.manager.delete_snapshot(snapshot, volume)
 

@@ -28,6 +28,7 @@ from csi_driver.controller import (
     capacity,
     errors,
     ids,
+    late,
     parameters,
     pending,
     pools,
@@ -259,6 +260,7 @@ class Volumes:
                 )
             return record.size_gib * GIB
         size = capacity.size_for(request.required_bytes, request.limit_bytes)
+        late.refuse_other_size(context, record, size)
         pools.choose(backend.planning_stats(), size, record.pool)
         record = context.write(record, "extend", "backend", target_gib=size)
         running.at("backend extend")

@@ -11,9 +11,10 @@ and nobody else held the Lease in between; if somebody did, this process has to 
 
 What keeps two from leading at once: a leader counts from before it sent its renewal, a
 standby from after it read one, so the leader's time always ends first, by
-``LEASE_SECONDS - RENEW_SECONDS`` at least.  A Lease that vanishes (somebody deleted it) is
-taken for one that is not renewed any more.  The clock goes on while the machine is
-suspended.
+``LEASE_SECONDS - RENEW_SECONDS`` at least.  A Lease that is not there may have been deleted
+a moment ago, and its holder may lead until it notices: so who makes one leads only
+``LEASE_SECONDS`` later, if it is still there then.  The first installation waits once.  The
+clock goes on while the machine is suspended.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -141,7 +142,9 @@ class Elector:
         self._looked_at = clock()
         self._turn: int | None = None
         self._renewed_at = 0.0
+        self._leads_from = 0.0
         self._deposed = False
+        self._said = Standing.STANDBY
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
 
@@ -159,6 +162,7 @@ class Elector:
             standing = self._standing()
             holder = self._seen.holder if self._seen else ""
             age = self._clock() - self._renewed_at
+            waits = self._leads_from - self._clock() if self._turn is not None else 0.0
         if standing is Standing.LEADING:
             return f"{self.me} leads"
         if standing is Standing.UNCERTAIN:
@@ -168,6 +172,11 @@ class Elector:
             )
         if standing is Standing.DEPOSED:
             return f"{holder or 'another replica'} leads now; {self.me} is ending"
+        if waits > 0:
+            return (
+                f"{self.me} made the Lease {self.name} and leads in {waits:.0f} s: should one have"
+                " been deleted, its holder may not know yet"
+            )
         return f"{holder} leads" if holder else "no replica leads yet"
 
     def is_alive(self) -> bool:
@@ -192,7 +201,7 @@ class Elector:
     def _standing(self) -> Standing:
         if self._deposed:
             return Standing.DEPOSED
-        if self._turn is None:
+        if self._turn is None or self._clock() < self._leads_from:
             return Standing.STANDBY
         in_time = self._clock() - self._renewed_at < RENEW_SECONDS
         return Standing.LEADING if in_time else Standing.UNCERTAIN
@@ -204,7 +213,10 @@ class Elector:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the election; a Lease that is held is released, so that another takes over."""
+        """Leave the election; a Lease that is held is released, so that another takes over.
+
+        Not one that this process does not lead by yet: another would not wait.
+        """
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
@@ -238,7 +250,6 @@ class Elector:
 
     def step(self) -> None:
         """Look at the Lease once, and do what is to be done with it."""
-        before = self.standing
         try:
             self._look_and_move()
             self._problem = ""
@@ -251,7 +262,8 @@ class Elector:
             with self._changed:
                 self._looked_at = self._clock()
         after = self.standing
-        if after is not before:
+        if after is not self._said:
+            self._said = after
             LOG.log(logging.INFO if after is Standing.LEADING else logging.WARNING, self.explain())
 
     def _look_and_move(self) -> None:
@@ -268,22 +280,19 @@ class Elector:
         move = decide(seen, self.me, self._turn, now)
         if move is Move.END:
             with self._changed:
-                self._deposed = True
+                if now < self._leads_from:
+                    self._turn = None  # it never led, and goes on to stand by
+                else:
+                    self._deposed = True
                 self._changed.notify_all()
         elif move is not Move.WAIT:
             self._write(lease, seen, move)
 
     def _observe(self, lease: Object | None, now: float) -> Seen | None:
         """What is known of the Lease after a look at it; ``now`` is after the answer."""
+        seen = _seen(lease, now) if lease is not None else None
         with self._changed:
             known = self._seen
-            if lease is not None:
-                seen: Seen | None = _seen(lease, now)
-            elif known is not None and self._turn is None:
-                # Deleted while another held it: who may lead on until it notices.
-                seen = replace(known, renewed="", since=now)
-            else:
-                seen = None
             if seen and known and (seen.holder, seen.renewed) == (known.holder, known.renewed):
                 return known
             self._seen = seen
@@ -293,6 +302,8 @@ class Elector:
         now = self._clock()
         moment = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         turn = seen.turn if seen else 0
+        # Made now, or by a request whose answer was lost: when, nobody knows.
+        made = move is Move.TAKE and (seen is None or seen.holder == self.me)
         if move is Move.TAKE:
             turn += 1
         item = lease or {
@@ -317,9 +328,13 @@ class Elector:
         with self._changed:
             # Since before the request was sent: another counts from later on.
             self._renewed_at = now
+            if move is Move.TAKE:
+                self._leads_from = self._clock() + LEASE_SECONDS if made else 0.0
             self._turn = turn
             self._seen = Seen(self.me, turn, moment, now)
             self._changed.notify_all()
+        if made:
+            LOG.info(self.explain())
 
     @property
     def _path(self) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from csi_driver.kube.api import Api, Object
+from csi_driver.kube.errors import ApiNotFound
 from tests.cluster.apiserver import ApiServer
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
@@ -25,6 +26,28 @@ def manifests() -> list[Object]:
 def install(server: ApiServer) -> None:
     """Let the API server have them."""
     server.apply(*manifests())
+
+
+def free_lease(
+    server: ApiServer, name: str, namespace: str = NAMESPACE, *, taken: bool = True
+) -> None:
+    """A Lease that nobody holds, as the last leader's good end leaves it.
+
+    Who finds none waits before it leads; who finds this one leads at once.
+
+    :param taken: free one that somebody holds, too.
+    """
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    try:
+        lease = server.admin.get(f"{leases}/{name}")
+    except ApiNotFound:
+        made = {"metadata": {"name": name}, "spec": {"holderIdentity": ""}}
+        kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+        server.admin.create(leases, kind | made)
+        return
+    if taken:
+        lease["spec"]["holderIdentity"] = ""
+        server.admin.replace(f"{leases}/{name}", lease)
 
 
 def add_node(server: ApiServer, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from csi_driver.base.sealing import load_or_create
-from tests.cluster.accounts import NAMESPACE, token
+from tests.cluster.accounts import NAMESPACE, free_lease, token
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.fault_proxy import FaultProxy
 from tests.support.driver_process import DriverProcess
@@ -34,8 +34,10 @@ def plugin(
     """A controller replica or the plugin of a node, not started; ``node`` is where it runs.
 
     Speaks to the API server with the token of its own service account, through a proxy if
-    one is given.
+    one is given.  The driver was installed before: its Lease is there.
     """
+    if role != "node":
+        free_lease(server, driver, taken=False)
     directory.mkdir(parents=True, exist_ok=True)
     kubeconfig = server.write_kubeconfig(
         directory / "kubeconfig",

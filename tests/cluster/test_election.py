@@ -16,6 +16,7 @@ from csi_driver.kube.election import (
     Elector,
     Standing,
 )
+from tests.cluster.accounts import free_lease
 from tests.cluster.apiserver import ADMIN_TOKEN, ApiServer
 from tests.cluster.fault_proxy import PASS, FaultProxy, Verdict
 
@@ -40,6 +41,7 @@ def clock() -> Clock:
 @pytest.fixture
 def replica(apiserver: ApiServer, clock: Clock) -> Callable[[str], Elector]:
     name = f"lease-{next(_names)}"
+    free_lease(apiserver, name, "default")
 
     def make(me: str, **options: object) -> Elector:
         api = Api(apiserver.connection(ADMIN_TOKEN))
@@ -62,6 +64,7 @@ def two(replica: Callable[[str], Elector]) -> tuple[Elector, Elector]:
 def proxied(apiserver: ApiServer, clock: Clock) -> Iterator[tuple[Elector, Elector, FaultProxy]]:
     """The first leads; the second, behind a proxy, has seen that."""
     name = f"lease-{next(_names)}"
+    free_lease(apiserver, name, "default")
     proxy = FaultProxy(apiserver)
     first = Elector(Api(apiserver.connection(ADMIN_TOKEN)), name, "first", clock=clock)
     second = Elector(Api(proxy.connection()), name, "second", clock=clock)
@@ -211,11 +214,22 @@ def test_an_election_thread_that_hangs_is_noticed(replica, clock):
     assert leader.is_alive()
 
 
-def test_of_two_that_ask_at_once_one_leads(replica, clock):
+def test_of_some_that_ask_at_once_one_leads(replica):
     replicas = [replica(f"r{number}") for number in range(4)]
     for each in replicas:
         each.step()
     assert sorted(each.standing for each in replicas).count(Standing.LEADING) == 1
+
+
+def test_the_first_of_all_leads_after_one_lease_duration(replica, clock, apiserver):
+    first, second = replica("first"), replica("second")
+    apiserver.kubectl("delete", "lease", "-n", "default", first.name)
+    for pause in (LEASE_SECONDS - 1, 1.0):
+        for each in (first, second):
+            each.step()
+            assert each.standing is Standing.STANDBY
+        clock.now += pause
+    assert (first.standing, second.standing) == (Standing.LEADING, Standing.STANDBY)
 
 
 def test_an_api_server_that_is_frozen_is_waited_for(apiserver, two, clock):

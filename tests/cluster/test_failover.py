@@ -11,7 +11,7 @@ import pytest
 
 from csi_driver.cli.cluster import DEPOSED_EXIT_CODE
 from csi_driver.kube.election import LEASE_SECONDS
-from tests.cluster.accounts import add_node, install
+from tests.cluster.accounts import NAMESPACE, add_node, install
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.fault_proxy import PASS, FaultProxy, Verdict
 from tests.cluster.plugin import make_keys, plugin
@@ -69,6 +69,27 @@ def test_a_leader_that_is_cut_off_begins_nothing_and_ends_when_it_was_replaced(p
         proxy.judge = lambda verb, path: PASS
         assert first.wait() == DEPOSED_EXIT_CODE
         on_second.delete(volume_id)
+
+
+def test_a_lease_that_is_deleted_beside_a_leader_that_is_cut_off_is_not_led_by_at_once(
+    pair, proxy, apiserver
+):
+    """By a replica that never saw the Lease: the standby that did is gone."""
+    first, second = pair
+    assert second.stop() == 0
+    with Calls(first) as on_first:
+        proxy.judge = lambda verb, path: Verdict(forward=False, lose=True)
+        proxy.cut()
+        apiserver.kubectl("delete", "lease", "-n", NAMESPACE, DRIVER)
+        second.spawn()
+        with Calls(second) as on_second:
+            wait_until("it leads", on_second.probe)
+        assert "made the Lease" in second.logs()
+        with pytest.raises(grpc.RpcError) as refused:
+            on_first.create("data")
+    assert "could not renew its Lease" in str(refused.value.details())
+    proxy.judge = lambda verb, path: PASS
+    assert first.wait() == DEPOSED_EXIT_CODE
 
 
 def test_a_leader_that_ends_in_good_order_is_followed_at_once(pair):

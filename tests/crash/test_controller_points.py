@@ -23,8 +23,8 @@ from tests.crash.requests import Call
 
 pytestmark = pytest.mark.root
 
-ELSEWHERE = {"revert", "orphan"}
-"""No RPC of their own: test_revert_points, test_orphan_points."""
+ELSEWHERE = {"revert", "orphan", "late"}
+"""No RPC of their own: test_revert_points, test_orphan_points, and tests/cluster/crash."""
 
 POINTS = [point for point in fault_points() if point.operation not in ELSEWHERE]
 WRITES = [point for point in POINTS if point.moment == WRITE]

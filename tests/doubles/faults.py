@@ -42,6 +42,7 @@ class Faults:
         self._lock = threading.Lock()
         self._errors: dict[tuple[str, When], list[BaseException]] = {}
         self._gates: dict[tuple[str, When], Gate] = {}
+        self._next: dict[tuple[str, When], Gate] = {}
         self.calls: list[tuple[str, str]] = []
         self.running = 0
         self.most_running = 0
@@ -55,6 +56,11 @@ class Faults:
         """Let every call of ``operation`` stop until the gate is released."""
         with self._lock:
             return self._gates.setdefault((operation, when), Gate())
+
+    def hold_next(self, operation: str, when: When = "before") -> Gate:
+        """Let the next call of ``operation`` stop, and those after it pass."""
+        with self._lock:
+            return self._next.setdefault((operation, when), Gate())
 
     def let_go(self, operation: str, when: When = "before") -> None:
         """Release the gate of an operation; its later calls do not stop any more."""
@@ -81,7 +87,7 @@ class Faults:
     def apply(self, operation: str, when: When) -> None:
         """Stop and fail as the test wants it."""
         with self._lock:
-            gate = self._gates.get((operation, when))
+            gate = self._gates.get((operation, when)) or self._next.pop((operation, when), None)
             waiting = self._errors.get((operation, when))
             error = waiting.pop(0) if waiting else None
         if gate is not None:

@@ -281,18 +281,21 @@ class OrphanRecord(Record, frozen=True, kw_only=True):
 
 
 class LateAttemptRecord(Record, frozen=True, kw_only=True):
-    """An attempt that another process began, whose call may still run and make something.
+    """A backend call that another process began, and that may still run.
 
-    ``id`` is its Cinder id, ``kind`` "volume" or "snapshot"; ``csi_id`` and ``name`` are
-    those of the object that it was made for, which may be deleted by now.  It was removed,
-    and is removed again at ``look_at`` (seconds since the epoch, as ``since``): then the
-    record goes.  ``tries`` counts removals that failed, ``last_error`` tells why.
-    ``objects`` holds the records that the driver's removal needs.
+    ``id`` is the Cinder id of what it works on, ``kind`` "volume", "snapshot" or
+    "connection", ``call`` the operation that it belongs to (create, unpublish, extend, ...);
+    ``csi_id`` and ``name`` are those of the volume or snapshot, which may be deleted by now.
+    What it may have made is removed again at ``look_at`` (seconds since the epoch, as
+    ``since``): then the record goes.  ``tries`` counts removals that failed, ``last_error``
+    tells why.  ``size_gib`` is the size that an extension leads to.  ``objects`` holds the
+    records that the driver's removal needs.
     """
 
     KIND: ClassVar[str] = "late_attempt"
 
     kind: str
+    call: str
     backend: str
     name: str
     csi_id: str
@@ -301,6 +304,7 @@ class LateAttemptRecord(Record, frozen=True, kw_only=True):
     look_at: float
     tries: int = 0
     last_error: str = ""
+    size_gib: int = 0
     objects: dict[str, Any] = {}
 
 

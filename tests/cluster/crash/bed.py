@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from csi_driver.cinderlib.persistence import codec
 from csi_driver.cinderlib.persistence.kubernetes import objects
 from csi_driver.cinderlib.persistence.kubernetes.resources import RESOURCES
-from csi_driver.kube.errors import ApiNotFound
 from csi_driver.kube.group import of_driver
 from csi_driver.kube.node_objects import CONFIRMATIONS
-from tests.cluster.accounts import NAMESPACE
+from tests.cluster.accounts import free_lease
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.plugin import make_keys, plugin
 from tests.crash.bed import Bed
@@ -23,6 +21,9 @@ from tests.support.driver_process import DriverProcess
 
 class ClusterBed(Bed):
     """A controller and a node that know each other by the API server alone."""
+
+    GRACES: tuple[str, ...] = ("--takeover-attach-grace=0.5",)
+    """How long the next controller reckons with calls of the one that was killed."""
 
     def __init__(self, server: ApiServer, directory: Path, driver: str) -> None:
         self._server = server
@@ -35,16 +36,23 @@ class ClusterBed(Bed):
             *(self._server, self.directory / role, role, NODE),
             driver=self._name,
             keys=self._keys,
+            arguments=(*options.pop("arguments"), *(self.GRACES if role == "controller" else ())),
             **options,
         )
 
     def start(self, role: str) -> None:
+        self._free_lease(role)
+        super().start(role)
+
+    def spawn(self, role: str) -> None:
+        """Start a process that may end before it is ready."""
+        self._free_lease(role)
+        self.processes[role].spawn()
+
+    def _free_lease(self, role: str) -> None:
         if role == "controller":
             # The process is dead, which only the test knows: nobody need wait for the Lease.
-            lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{self._name}"
-            with contextlib.suppress(ApiNotFound):
-                self._server.admin.delete(lease)
-        super().start(role)
+            free_lease(self._server, self._name)
 
     def kept(self, kind: str) -> list[dict[str, Any]]:
         (resource,) = (each for each in RESOURCES if kind == each.record.KIND)
@@ -55,3 +63,9 @@ class ClusterBed(Bed):
     def confirmations(self) -> frozenset[str]:
         found, _ = self._server.admin.list(CONFIRMATIONS, of_driver(self._name))
         return frozenset(item["metadata"]["name"] for item in found)
+
+
+class ShortGraceBed(ClusterBed):
+    """A bed in which calls of an earlier controller count as ended after a second."""
+
+    GRACES = ("--takeover-grace=1", "--takeover-attach-grace=0.5")

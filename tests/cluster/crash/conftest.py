@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,8 @@ import pytest
 from csi_driver.base.faults import WRITE
 from tests.cluster.accounts import add_node, install
 from tests.cluster.apiserver import ApiServer
-from tests.cluster.crash.bed import ClusterBed
+from tests.cluster.crash.bed import ClusterBed, ShortGraceBed
+from tests.crash.bed import Bed
 from tests.crash.conftest import Beds, bed, bed_of, pytest_terminal_summary  # noqa: F401
 from tests.crash.requests import NODE
 
@@ -25,6 +26,22 @@ def beds(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     beds = Beds(tmp_path_factory, lambda path, driver: ClusterBed(apiserver, path, driver))
     yield beds
     beds.end()
+
+
+@pytest.fixture(scope="session")
+def late_beds(
+    beds: Beds, apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Beds]:
+    late = Beds(tmp_path_factory, lambda path, driver: ShortGraceBed(apiserver, path, driver))
+    yield late
+    late.end()
+
+
+@pytest.fixture
+def late_bed_of(late_beds: Beds) -> Iterator[Callable[[str], Bed]]:
+    """Gives the bed of a driver in which calls of an earlier controller end soon."""
+    yield late_beds.get
+    late_beds.tidy()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

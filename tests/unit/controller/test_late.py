@@ -2,79 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import grpc
 import pytest
 
-from csi_driver.cinderlib.persistence.records import (
-    LateAttemptRecord,
-    OrphanRecord,
-    SnapshotRecord,
-    VolumeRecord,
-)
+from csi_driver.cinderlib.persistence.records import OrphanRecord, SnapshotRecord, VolumeRecord
 from csi_driver.controller import pending
-from csi_driver.rpc._generated import csi_pb2 as pb
 from tests.doubles.faults import VendorError
-from tests.support.controller_bench import WAIT, ControllerBench
-
-GRACE = 900.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Cluster(ControllerBench):
-    """Controllers that follow each other while calls of the earlier ones still run."""
-
-    clock: Clock
-
-    def take_over(self, owner: str) -> None:
-        """Another process becomes the controller."""
-        self.context_options = {"owner": owner, "clock": self.clock, "grace_seconds": GRACE}
-        self.restart()
-
-    def look(self) -> None:
-        """One round of the repair loop."""
-        for future in self.service.repair.round(self.clock.now):
-            future.exception(WAIT)
-
-    def expected(self) -> list[LateAttemptRecord]:
-        return self.store.list(LateAttemptRecord)
-
-    def source(self, kind: str) -> pb.VolumeContentSource | None:
-        if kind == "create":
-            return None
-        volume = self.create("source").volume_id
-        made = pb.VolumeContentSource()
-        if kind == "clone":
-            made.volume.volume_id = volume
-        else:
-            made.snapshot.snapshot_id = self.snapshot(volume, "of source").snapshot_id
-        return made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    bench = Cluster(tmp_path)
-    bench.clock = Clock()
-    with bench:
-        bench.take_over("first")
-        yield bench
-
-
-@pytest.fixture
-def callers() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
-
+from tests.support.controller_bench import WAIT
+from tests.support.takeover_bench import GRACE
 
 DRIVER_CALLS = {
     "create": "create_volume",

@@ -231,10 +231,10 @@ LATE_ATTEMPT = Resource(
     record=LateAttemptRecord,
     kind="CinderLateAttempt",
     short="cllate",
-    about="An attempt that another process began and whose call may still make something:"
-    " the controller looks for it again, removes it, and then this object.",
+    about="A backend call that another process began and that may still run: the controller"
+    " removes what it may have made, at the time in status, and then this object.",
     columns=(
-        Column("Kind", ".spec.kind"),
+        Column("Call", ".spec.call"),
         Column("Backend", ".spec.backend"),
         Column("Cinder ID", ".spec.id"),
         Column("Made for", ".spec.name"),
@@ -273,7 +273,8 @@ BY_RECORD: dict[type[Record], Resource] = {each.record: each for each in RESOURC
 ABOUT: dict[str, str] = {
     "id": "The record's id; for volumes and snapshots the CSI id.",
     "name": "The name that the caller gave; for CSI the name of the request.",
-    "kind": "What it is: volume or snapshot.",
+    "kind": "What it is: volume, snapshot or connection.",
+    "call": "The operation that the call belongs to: create, publish, extend, ...",
     "backend": "Name of the configured backend.",
     "pool": "Pool of the backend that holds it.",
     "phase": "Where in its life it is.",
