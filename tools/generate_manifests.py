@@ -55,7 +55,8 @@ DEFAULTS = {
 def files() -> dict[Path, str]:
     """What each generated file has to hold."""
     made = {each["metadata"]["name"]: _yaml(each) for each in schemas.definitions()}
-    charted = {CHART / "crds" / f"{name}.yaml": NOTE + text for name, text in made.items()}
+    # Helm 3 shows the files one after the other as they are: `helm show crds` has to be a stream.
+    charted = {CHART / "crds" / f"{name}.yaml": f"---\n{NOTE}{text}" for name, text in made.items()}
     return charted | {
         MANIFESTS / "crds.yaml": NOTE + "---\n".join(made.values()),
         MANIFESTS / "rbac.yaml": _of_template("rbac.yaml", NAMESPACE),

@@ -63,14 +63,14 @@ class Pod:
     token: str
 
 
-def token(server: ApiServer, account: str, node: str) -> str:
+def token(server: ApiServer, account: str, node: str, namespace: str = NAMESPACE) -> str:
     """The token of a Pod of a service account on a node."""
-    return pod(server, account, node).token
+    return pod(server, account, node, namespace).token
 
 
-def pod(server: ApiServer, account: str, node: str) -> Pod:
+def pod(server: ApiServer, account: str, node: str, namespace: str = NAMESPACE) -> Pod:
     """A Pod of a service account on a node; nothing runs in it."""
-    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    pods = f"/api/v1/namespaces/{namespace}/pods"
     made = server.admin.create(
         pods,
         {
@@ -91,11 +91,11 @@ def pod(server: ApiServer, account: str, node: str) -> Pod:
         "kind": "TokenRequest",
         "spec": {"boundObjectRef": bound},
     }
-    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
     token = str(server.admin.create(path, asked)["status"]["token"])
     return Pod(f"{pods}/{made['name']}", token)
 
 
-def api_of(server: ApiServer, account: str, node: str) -> Api:
+def api_of(server: ApiServer, account: str, node: str, namespace: str = NAMESPACE) -> Api:
     """What the plugin of a service account on a node uses."""
-    return Api(server.connection(token(server, account, node), NAMESPACE))
+    return Api(server.connection(token(server, account, node, namespace), namespace))

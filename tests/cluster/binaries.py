@@ -7,8 +7,9 @@ built against the same versions of the Kubernetes modules, so that Go compiles t
 etcd is the release that those modules name, which is the one that kubeadm installs: an older
 one lacks what the API server's consistent reads need, and lists cost seven times as much.
 
-Building takes about 8 minutes of CPU time from an empty Go cache, seconds with a full one.
-The versions are part of the cache directory's name.
+Building takes about 8 minutes of CPU time from an empty Go cache, seconds with a full one;
+Helm, for the tests of the chart, 3 more.  The versions are part of the cache directories'
+names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ PROVISIONER = "6.3.0"
 ATTACHER = "4.12.0"
 SNAPSHOTTER = "8.6.0"
 RESIZER = "2.2.0"
+HELM = "4.3.1"
 
 HERE = Path(__file__).parent
 PROGRAMS = (
@@ -70,23 +73,49 @@ def binaries() -> Binaries:
     :raises CannotBuild: there is no Go, or a build failed.
     """
     versions = "-".join((KUBERNETES, PROVISIONER, ATTACHER, SNAPSHOTTER, RESIZER, "etcd"))
+    return Binaries(_cached(f"kubernetes-{versions}", _build))
+
+
+def helm() -> Path:
+    """The command ``helm``, built first where it is absent.
+
+    :raises CannotBuild: there is no Go, or the build failed.
+    """
+    return _cached(f"helm-{HELM}", _build_helm) / "helm"
+
+
+def _cached(name: str, build: Callable[[Path], Path]) -> Path:
+    """A directory of the cache; ``build`` makes it, below the one that it is given."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cinder-csi-driver"
-    directory = cache / f"kubernetes-{versions}"
+    directory = cache / name
     if directory.exists():
-        return Binaries(directory)
+        return directory
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "kubernetes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at once build once
         if not directory.exists():
             with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as work:
-                made = _build(Path(work))
+                made = build(Path(work))
                 made.rename(directory)
-    return Binaries(directory)
+    return directory
+
+
+def _build_helm(work: Path) -> Path:
+    _require_go()
+    out = work / "bin"
+    out.mkdir()
+    command = f"helm.sh/helm/v4/cmd/helm@v{HELM}"
+    _run(["go", "install", "-ldflags", "-s -w", command], work, GOBIN=str(out))
+    return out
+
+
+def _require_go() -> None:
+    if shutil.which("go") is None:
+        raise CannotBuild("Kubernetes' programs have to be built by Go, and there is no Go here")
 
 
 def _build(work: Path) -> Path:
-    if shutil.which("go") is None:
-        raise CannotBuild("Kubernetes' programs have to be built by Go, and there is no Go here")
+    _require_go()
     out = work / "bin"
     out.mkdir()
     kube = work / "kube"
@@ -172,13 +201,13 @@ def _go_build(work: Path, out: Path, package: str, flags: str) -> None:
     _run(["go", "build", "-ldflags", f"-s -w {flags}", "-o", str(out), package], work)
 
 
-def _run(command: list[str], directory: Path) -> str:
-    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false"}
+def _run(command: list[str], directory: Path, **environment: str) -> str:
+    go = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false"}
     try:
         done = subprocess.run(
             command,
             cwd=directory,
-            env=environment,
+            env={**os.environ, **go, **environment},
             check=True,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -192,5 +221,6 @@ def _run(command: list[str], directory: Path) -> str:
 if __name__ == "__main__":
     try:
         print(binaries().directory)
+        print(helm().parent)
     except CannotBuild as problem:
         sys.exit(str(problem))

@@ -6,13 +6,19 @@ import pytest
 import yaml
 
 from csi_driver import __version__
-from csi_driver.cinderlib.persistence.kubernetes import definitions
+from csi_driver.cinderlib.persistence.kubernetes import definitions, schemas
 from tools import generate_manifests
 
 
 def test_the_chart_is_of_this_version():
     chart = yaml.safe_load((generate_manifests.CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__
+
+
+def test_the_chart_s_definitions_are_a_stream_as_they_are():
+    """`helm show crds` of Helm 3 puts the files one after the other, and adds nothing."""
+    shown = "\n".join(path.read_text() for path in (generate_manifests.CHART / "crds").iterdir())
+    assert len([each for each in yaml.safe_load_all(shown) if each]) == len(schemas.definitions())
 
 
 def test_a_template_with_an_expression_that_nobody_can_render_is_noticed():
