@@ -21,6 +21,7 @@ from csi_driver.cinderlib.persistence import codec, conflicts, schema
 from csi_driver.cinderlib.persistence.engine import Database
 from csi_driver.cinderlib.persistence.group_commit import GroupCommit
 from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
+from csi_driver.cinderlib.persistence.seen import Seen
 from csi_driver.cinderlib.persistence.statements import Prepared, Statements, setting_meta
 from csi_driver.cinderlib.persistence.store import RecordStore, StoreUnavailable
 
@@ -51,6 +52,8 @@ class _Adopt:
 
 
 _Change = _Put | _Delete | _Adopt
+_PAGE = 1000
+
 _Together = tuple[_Change, ...]
 """Changes of one caller, of which all are made or none."""
 
@@ -86,10 +89,20 @@ class DatabaseStore(RecordStore):
         # The greatest version that the database knows may have been given.  For who commits.
         self._marked = installation.last_version
         self._closed = False
+        # None: only a query tells what is there.  Changed by who commits.
+        self._seen: Seen | None = None
+        if database.exclusive:
+            try:
+                self._seen = self._look_at_all()
+            except BaseException:
+                database.close()
+                raise
         self._writer = GroupCommit(self._commit)
 
     def get(self, kind: type[R], record_id: str) -> R | None:
         """See :meth:`RecordStore.get`."""
+        if self._is_absent(kind, {"id": record_id}):
+            return None
         statement = self._statements[kind.KIND].body
         rows = self._read(statement, {"record_id": record_id})
         return codec.decode(kind, rows[0][0]) if rows else None
@@ -120,6 +133,8 @@ class DatabaseStore(RecordStore):
     ) -> list[R]:
         """See :meth:`RecordStore.list`."""
         selected = codec.selection(kind, where)
+        if self._is_absent(kind, selected):
+            return []
         statement = self._statements[kind.KIND].page(tuple(selected), limit is not None)
         rows = self._read(statement, {"after": after, "limit": limit, **selected})
         return [codec.decode(kind, body) for (body,) in rows]
@@ -195,9 +210,12 @@ class DatabaseStore(RecordStore):
             if statements.delete.run(cursor, this).rowcount:
                 return None
             return conflicts.why_not_delete(record, self._stored_version(cursor, record))
+        indexed = codec.indexed_values(record)
+        if self._seen is not None:
+            self._seen.note(record.KIND, {"id": record.id} | indexed)
         columns = {"version": change.version, "body": change.body}
         statement = statements.update if record.version else statements.insert
-        if statement.run(cursor, this | columns | codec.indexed_values(record)).rowcount:
+        if statement.run(cursor, this | columns | indexed).rowcount:
             return None
         return conflicts.why_not_put(record, self._stored_version(cursor, record))
 
@@ -206,7 +224,29 @@ class DatabaseStore(RecordStore):
         row = statement.run(cursor, {"record_id": record.id}).fetchone()
         return None if row is None else int(row[0])
 
-    def _read(self, statement: Prepared, values: dict[str, Any]) -> Sequence[Any]:
+    def _look_at_all(self) -> Seen:
+        """What can be found already."""
+        seen = Seen()
+        for kind in RECORD_TYPES:
+            statement = self._statements[kind.KIND].keys
+            first, more = "", True
+            while more:
+                rows = self._read(statement, {"first": first, "limit": _PAGE})
+                for row in rows:
+                    seen.note(kind.KIND, dict(zip(("id", *kind.INDEXED), row, strict=True)))
+                    first = row[0]
+                more = len(rows) == _PAGE
+        return seen
+
+    def _is_absent(self, kind: type[Record], values: Mapping[str, str]) -> bool:
+        """Whether no record has all these values, if that is known without a query."""
+        self._require_open()
+        return self._seen is not None and self._seen.rules_out(kind.KIND, values)
+
+    def _require_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("The record store is closed")
+
+    def _read(self, statement: Prepared, values: dict[str, Any]) -> Sequence[Any]:
+        self._require_open()
         return self._database.rows(statement.text, statement.bind(values))

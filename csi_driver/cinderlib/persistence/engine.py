@@ -26,6 +26,8 @@ class Database(Protocol):
 
     dialect: Dialect
     installation: Installation
+    exclusive: bool
+    """No other process can write while this one has it: it cannot be lost unnoticed."""
 
     def rows(self, text: str, parameters: Sequence[object]) -> list[Any]:
         """All rows of the answer to a query."""

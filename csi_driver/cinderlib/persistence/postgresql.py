@@ -90,6 +90,9 @@ class PostgreSQL:
     :raises ConfigurationError: server or database are not fit for it.
     """
 
+    # A server can give the lock to another while the connection is lost.
+    exclusive = False
+
     def __init__(self, address: Address) -> None:
         self._address = address
         self._token = secrets.token_hex(8)

@@ -118,6 +118,8 @@ class SQLite:
     :raises StoreUnavailable: it cannot be made, read or written.
     """
 
+    exclusive = True
+
     def __init__(self, path: Path | None, *, flush: bool = True) -> None:
         self._name = str(path) if path else "in memory"
         # The one connection of a database in memory serves one thread at a time.

@@ -66,6 +66,9 @@ class Statements:
         self.update = Prepared(changed, dialect, columns)
         self.delete = Prepared(delete(table).where(this_record, this_version), dialect)
         self.page = cache(self._page)
+        every = select(table.c.id, *(table.c[field] for field in kind.INDEXED))
+        next_ones = every.where(table.c.id >= bindparam("first")).order_by(table.c.id)
+        self.keys = Prepared(next_ones.limit(bindparam("limit")), dialect)
 
     def _page(self, fields: tuple[str, ...], limited: bool) -> Prepared:
         """The bodies after the id ``after``, with equal ``fields``, in the order of ids.

@@ -66,6 +66,19 @@ def test_records_and_installation_survive_reopening(path, volume):
         assert store.put(volume("new")).version > gone.version
 
 
+def test_all_that_was_there_before_is_found(path, volume, monkeypatch):
+    monkeypatch.setattr(database, "_PAGE", 2)
+    with closing(sqlite_store(path)) as store:
+        kept = [store.put(volume(f"v-{number}")) for number in range(5)]
+        nameless = store.put(KeyValueRecord(id="", value=1))
+    with closing(sqlite_store(path)) as store:
+        for record in kept:
+            assert store.get(VolumeRecord, record.id) == record
+            assert store.list(VolumeRecord, where={"cinder_id": record.cinder_id}) == [record]
+        assert store.list(VolumeRecord, where={"backend": "main"}) == kept
+        assert store.get(KeyValueRecord, "") == nameless
+
+
 def test_no_version_is_given_twice_however_many_are_given(path, volume, monkeypatch):
     monkeypatch.setattr(database, "VERSIONS_AT_ONCE", 3)
     given = set()
