@@ -100,15 +100,21 @@ class Reflector:
 
     def _run(self) -> None:
         delay = _FIRST_DELAY
+        expired = False
         while not self._stopped.is_set():
             try:
                 if not self._version:
                     self._list()
                 self._follow()
-                delay = _FIRST_DELAY
+                delay, expired = _FIRST_DELAY, False
             except ApiExpired as error:
                 LOG.info("%s is listed anew: %s", self._path, error.message)
+                self._out_of_touch()
                 self._version = ""
+                if expired:  # again: a long list is a burden to a server that is slow already
+                    self._wait(delay * random.uniform(0.5, 1.0))
+                    delay = min(delay * 2, _LONGEST_DELAY)
+                expired = True
             except ApiError as error:
                 self._lost(error)
                 least = error.retry_after if isinstance(error, ApiBusy) else 0.0
@@ -151,5 +157,9 @@ class Reflector:
             return
         if self.error is None:
             LOG.warning("%s cannot be followed: %s", self._path, error)
-            self.out_of_touch_since = self._clock()
+        self._out_of_touch()
         self.error = error
+
+    def _out_of_touch(self) -> None:
+        if self.out_of_touch_since is None:
+            self.out_of_touch_since = self._clock()

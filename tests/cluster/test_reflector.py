@@ -143,6 +143,38 @@ def test_an_expired_version_is_listed_anew(apiserver, collection, copy, follow, 
     assert copy.lists == 2
 
 
+def test_a_list_whose_next_page_expired_is_read_anew_and_more_slowly_each_time(
+    apiserver, collection, copy, monkeypatch
+):
+    """Its continuation is refused, as the API server does when etcd compacted meanwhile."""
+    collection.put("a", "1")
+    stream, waited, times = Api.stream, [], 4
+
+    def breaks(
+        self: Api, path: str, *args: object, **kwargs: object
+    ) -> tuple[Iterator[Object], str]:
+        nonlocal times
+        found, version = stream(self, path, *args, **kwargs)
+        times -= 1
+        return (found if times < 0 else broken(found)), version
+
+    def broken(found: Iterator[Object]) -> Iterator[Object]:
+        yield next(found)
+        raise ApiExpired("The provided continue parameter is too old", status=410)
+
+    monkeypatch.setattr(Api, "stream", breaks)
+    api = Api(apiserver.connection(ADMIN_TOKEN))
+    reflector = Reflector(api, CONFIG_MAPS, copy, collection.query, wait=waited.append)
+    reflector.start()
+    assert reflector.synced(30)
+    wait_until("it is followed", lambda: reflector.out_of_touch_since is None)
+    assert copy.items() == collection.named(a="1")
+    assert copy.lists == 5
+    assert len(waited) == 3, "the first time it is read anew at once"
+    reflector.stop()
+    assert waited[0] < waited[2]
+
+
 def test_the_api_server_says_when_a_version_is_too_old(apiserver):
     """The event that ends such a watch is an ApiExpired here."""
     api = Api(apiserver.connection(ADMIN_TOKEN))

@@ -78,3 +78,21 @@ def test_a_removed_object_stays_removed_for_an_older_list():
     cache.forget("a", 4)
     cache.replace([item("a", 1)], 3)
     assert ids(cache) == []
+
+
+def test_what_a_list_had_no_more_does_not_come_back_by_a_late_change():
+    """A watch that lags behind the list tells what was before the removal, and then that."""
+    cache = Cache(VOLUME)
+    cache.replace([item("a", 1), item("b", 2)], 2)
+    cache.replace([item("b", 2)], 9)
+    cache.changed(item("a", 5, Phase.DELETING))
+    assert ids(cache) == ["b"]
+    cache.changed(item("a", 10))
+    assert ids(cache) == ["a", "b"]
+
+
+def test_an_older_list_that_ends_later_brings_nothing_back():
+    cache = Cache(VOLUME)
+    cache.replace([item("b", 2)], 9)
+    cache.replace([item("a", 1), item("b", 2)], 5)
+    assert ids(cache) == ["b"]

@@ -2,12 +2,12 @@
 
 Fed by a :class:`~csi_driver.kube.reflector.Reflector` and by ``store``, read by ``store``
 only.  Both feeders may come late: of two states of an object the one with the greater
-resource version counts, and a removed object stays removed for what is older.
+resource version counts, a removed object stays removed for what is older, and so does one
+that a whole list, read past the reflector, did not have any more.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -59,6 +59,7 @@ class Cache:
         self._lock = threading.Lock()
         self._shelf: Shelf[Cached] = Shelf()
         self._removed: OrderedDict[str, int] = OrderedDict()
+        self._listed_at = 0
 
     # -- for the store ---------------------------------------------------------
 
@@ -86,8 +87,11 @@ class Cache:
             for record_id, entry in list(self._shelf.entries.items()):
                 if record_id not in made and entry.resource_version <= resource_version:
                     self._shelf.remove(record_id)
+            older = resource_version < self._listed_at
             for record_id, entry in made.items():
-                self._take(record_id, entry)
+                if not older or record_id in self._shelf.entries:
+                    self._take(record_id, entry)
+            self._listed_at = max(resource_version, self._listed_at)
 
     def changed(self, item: Object) -> None:
         """Take an object over, unless a newer state of it is known."""
@@ -97,9 +101,11 @@ class Cache:
         entry = self._cached(item)
         with self._lock:
             before = self._shelf.entries.get(record_id)
-            taken = self._take(record_id, entry)
+            # A list would have had it, unless it was removed before.
+            gone = before is None and entry.resource_version <= self._listed_at
+            taken = not gone and self._take(record_id, entry)
         if taken and self._told is not None:
-            self._told(None if before is None else json.loads(before.item), item)
+            self._told(None if before is None else msgspec.json.decode(before.item), item)
 
     def removed(self, item: Object) -> None:
         """Forget an object, unless a newer one of its id is known."""
@@ -139,7 +145,7 @@ class Cache:
             version=objects.record_version(item),
             resource_version=int(metadata["resourceVersion"]),
             uid=metadata["uid"],
-            item=json.dumps(item, separators=(",", ":")).encode(),
+            item=msgspec.json.encode(item),
             body=body,
             indexed=indexed,
             why=why,
