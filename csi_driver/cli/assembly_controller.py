@@ -53,11 +53,14 @@ def make_replica(
     # Whoever starts a process turns the collector off; a standby may wait for days.
     gc.freeze()
     gc.enable()
-    records = _cluster_records(settings, replica, stopped)
-    if records is None:
-        return None
-    replica.watch()
-    return _controller(settings, keys, records, replica.may_write)
+    try:
+        records = _cluster_records(settings, replica, stopped)
+        if records is None:
+            return None
+        return _controller(settings, keys, records, replica.may_write)
+    except BaseException:
+        replica.stop()  # another may do better, and need not wait for the Lease to run out
+        raise
 
 
 def _controller(
@@ -114,6 +117,8 @@ def _cluster_records(
 
     A standby follows them already, so that it can take over at once.
     """
+    # Before the records are read: whoever leads then need not read them a second time.
+    leads = replica.start()
     # Here, because other controllers do without.
     from csi_driver.cinderlib.persistence.kubernetes.store import KubernetesStore
 
@@ -133,11 +138,11 @@ def _cluster_records(
 
     try:
         nodes = ClusterNodes(api, driver, is_published)
-        replica.start()
         if not replica.wait_to_lead(stopped):
             store.close()
             return None
-        inner.refresh()
+        if not leads:
+            inner.refresh()
     except BaseException:
         store.close()
         raise

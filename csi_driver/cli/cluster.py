@@ -62,9 +62,18 @@ class Replica:
         self._elector = Elector(api, driver, f"{name}/{uuid.uuid4().hex[:8]}")
         self._ending = threading.Event()
 
-    def start(self) -> None:
-        """Take part in the election from now on."""
+    def start(self) -> bool:
+        """Take part in the election from now on.
+
+        The process ends at once should it lead and another replica take over: what it knows
+        is old then.  Its backend calls that still run were recorded before they began, and
+        the new leader takes care of them.
+
+        :returns: whether this replica leads at once, because no other does.
+        """
         self._elector.start()
+        threading.Thread(target=self._end_when_deposed, name="deposed", daemon=True).start()
+        return self._elector.first_look() is Standing.LEADING
 
     def wait_to_lead(self, stopped: Callable[[], bool]) -> bool:
         """Wait until this replica leads; False when the process was stopped before."""
@@ -76,14 +85,6 @@ class Replica:
             if standing is Standing.DEPOSED:  # before anybody saw that it led
                 self._end()
         return False
-
-    def watch(self) -> None:
-        """End the process at once should another replica take over.
-
-        What it knows is old from then on.  Its backend calls that still run were recorded
-        before they began, and the new leader takes care of them.
-        """
-        threading.Thread(target=self._end_when_deposed, name="deposed", daemon=True).start()
 
     def is_leading(self) -> bool:
         """Whether this replica leads at this moment."""

@@ -46,6 +46,8 @@ _REQUEST_SECONDS = 1.2
 """How long a connection, and then an answer, is waited for: a renewal is one request, and
 after one that had no answer a second fits before the deadline."""
 
+_FIRST_LOOK_SECONDS = 4 * _REQUEST_SECONDS
+
 _SOON_SECONDS = 0.2
 """How soon after a request that took long the next is made."""
 
@@ -134,6 +136,7 @@ class Elector:
         self.name = name
         self.me = me
         self._stopped = threading.Event()
+        self._looked = threading.Event()
         self._wait = wait or self._stopped.wait
         self._clock = clock
         self._changed = threading.Condition()
@@ -198,6 +201,11 @@ class Elector:
             )
             return self._standing()
 
+    def first_look(self) -> Standing:
+        """Wait until the Lease was looked at once; where this process stands then."""
+        self._looked.wait(_FIRST_LOOK_SECONDS)
+        return self.standing
+
     def _standing(self) -> Standing:
         if self._deposed:
             return Standing.DEPOSED
@@ -261,6 +269,7 @@ class Elector:
         finally:
             with self._changed:
                 self._looked_at = self._clock()
+            self._looked.set()
         after = self.standing
         if after is not self._said:
             self._said = after

@@ -176,6 +176,8 @@ class Handler(BaseHTTPRequestHandler):
     def _relay(self, answer: http.client.HTTPResponse) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", "application/json")
+        if encoding := answer.headers.get("Content-Encoding"):
+            self.send_header("Content-Encoding", encoding)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         while chunk := answer.read1(1 << 16):

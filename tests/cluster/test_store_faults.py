@@ -264,6 +264,18 @@ def test_a_deletion_by_hand_waits_while_the_backend_has_the_volume(
     assert stored() == []
 
 
+@pytest.mark.parametrize("verdict", [Verdict(status=410), Verdict(status=429), NEVER_ARRIVED])
+def test_reading_all_anew_survives_a_list_that_breaks(
+    apiserver, store, proxy, driver, volume, verdict
+):
+    other = KubernetesStore(Api(apiserver.connection(ADMIN_TOKEN)), driver)
+    other.put(volume("1"))
+    proxy.once("GET", verdict)
+    store.refresh()
+    assert store.get(VolumeRecord, "1") is not None
+    other.close()
+
+
 def test_a_change_costs_one_request(store, proxy, volume):
     made = store.put(volume())
     store.put(replace(made, size_gib=2))

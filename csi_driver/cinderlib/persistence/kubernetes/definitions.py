@@ -5,6 +5,8 @@ The plugin never installs them: the chart does, or ``kubectl apply -f manifests/
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.cinderlib.persistence.kubernetes.resources import (
     RESOURCES,
@@ -37,16 +39,16 @@ def check(api: Api) -> None:
     :raises ConfigurationError: says which are missing or too old, and what to do.
     :raises ApiError: they cannot be read.
     """
-    missing, old = [], []
-    for name in names():
-        try:
-            found = api.get(f"{_DEFINITIONS}/{name}")
-        except ApiNotFound:
-            missing.append(name)
-            continue
-        number = (found["metadata"].get("annotations") or {}).get(SCHEMA_ANNOTATION, "0")
-        if not number.isdigit() or int(number) < SCHEMA:
-            old.append(f"{name} (schema {number})")
+    with ThreadPoolExecutor(len(names())) as pool:
+        schemas = dict(
+            zip(names(), pool.map(lambda name: _schema(api, name), names()), strict=True)
+        )
+    missing = [name for name, number in schemas.items() if number is None]
+    old = [
+        f"{name} (schema {number})"
+        for name, number in schemas.items()
+        if number is not None and (not number.isdigit() or int(number) < SCHEMA)
+    ]
     if missing:
         raise ConfigurationError(
             f"The cluster lacks the custom resource definitions {', '.join(missing)}",
@@ -58,3 +60,12 @@ def check(api: Api) -> None:
             f" {API_VERSION} schema {SCHEMA}",
             advice=_ADVICE,
         )
+
+
+def _schema(api: Api, name: str) -> str | None:
+    """The number of a definition's schema, as its annotation has it; None: not installed."""
+    try:
+        found = api.get(f"{_DEFINITIONS}/{name}")
+    except ApiNotFound:
+        return None
+    return str((found["metadata"].get("annotations") or {}).get(SCHEMA_ANNOTATION, "0"))

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import logging
 import secrets
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+import msgspec
 
 from csi_driver.cinderlib.persistence import codec, conflicts
 from csi_driver.cinderlib.persistence.kubernetes import definitions, objects
@@ -46,6 +48,7 @@ from csi_driver.kube.errors import (
     ApiBusy,
     ApiConflict,
     ApiError,
+    ApiExpired,
     ApiNotFound,
     ApiOutcomeUnknown,
     ApiUnreachable,
@@ -57,6 +60,7 @@ from csi_driver.kube.reflector import Reflector
 LOG = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 WRITE_SECONDS = 20.0
 """How long a write is tried again while the API server does not answer it."""
@@ -144,14 +148,15 @@ class KubernetesStore(RecordStore):
         return min((each for each in since if each is not None), default=None)
 
     def refresh(self) -> None:
-        """Read all records anew: for one who becomes the leader.
+        """Read all records anew: for one who becomes the leader after it read them.
+
+        What the leader before wrote last may not have come by the watches yet.
 
         :raises StoreUnavailable: the API server does not answer.
         """
-        with _explained("The records cannot be read"):
-            for kind, reflector in self._reflectors.items():
-                found, version = self._api.stream(BY_RECORD[kind].path, reflector.query)
-                self._caches[kind].replace(found, int(version))
+        kinds = list(self._caches)
+        with _explained("The records cannot be read"), ThreadPoolExecutor(len(kinds)) as pool:
+            list(pool.map(self._read_anew, kinds))
 
     # -- writing ---------------------------------------------------------------
 
@@ -203,7 +208,7 @@ class KubernetesStore(RecordStore):
     def _written(self, record: Record, version: int, known: Cached | None) -> Object:
         resource = BY_RECORD[type(record)]
         path = self._path(resource, record.id)
-        before: Object | None = json.loads(known.item) if known else None
+        before: Object | None = msgspec.json.decode(known.item) if known else None
 
         def write() -> Object:
             now = datetime.datetime.now(datetime.UTC)
@@ -230,7 +235,7 @@ class KubernetesStore(RecordStore):
     def _removed(self, resource: Resource, record: Record, known: Cached) -> int:
         """Take the finalizer off and delete; the resource version of the removal."""
         path = self._path(resource, record.id)
-        stored: Object | None = json.loads(known.item)
+        stored: Object | None = msgspec.json.decode(known.item)
         while stored is not None:
             if objects.record_version(stored) != record.version:
                 self._learn(resource, record.id, stored)
@@ -262,10 +267,10 @@ class KubernetesStore(RecordStore):
         )
         return int(metadata["resourceVersion"]) + 1
 
-    def _persistently(self, request: Callable[[], Object]) -> Object:
+    def _persistently(self, request: Callable[[], T]) -> T:
         """Make a request until it is answered, within ``WRITE_SECONDS``.
 
-        It may be made more than once: the version that it names lets one succeed only.
+        It may be made more than once: the version that a write names lets one succeed only.
         """
         until = self._clock() + WRITE_SECONDS
         delay = 0.2
@@ -276,12 +281,19 @@ class KubernetesStore(RecordStore):
                 until = self._clock() + WRITE_SECONDS
             try:
                 return request()
-            except (ApiBusy, ApiUnreachable, ApiOutcomeUnknown) as error:
+            except (ApiBusy, ApiUnreachable, ApiOutcomeUnknown, ApiExpired) as error:
                 pause = max(delay, error.retry_after if isinstance(error, ApiBusy) else 0.0)
                 if self._closed.is_set() or self._clock() + pause > until:
                     raise
                 self._wait(pause)
                 delay = min(delay * 2, 5.0)
+
+    def _read_anew(self, kind: type[Record]) -> None:
+        def read() -> None:
+            found, version = self._api.stream(BY_RECORD[kind].path, of_driver(self._driver))
+            self._caches[kind].replace(found, int(version))
+
+        self._persistently(read)
 
     def _read(self, path: str) -> Object | None:
         try:
@@ -314,7 +326,7 @@ class KubernetesStore(RecordStore):
         connections = self.list(ConnectionRecord, where={"volume_id": volume_id})
         nodes = sorted(each.node_id or each.attached_host for each in connections)
         names = ", ".join(filter(None, nodes)) or None
-        if (json.loads(known.item).get("status") or {}).get("attachedTo") == names:
+        if (msgspec.json.decode(known.item).get("status") or {}).get("attachedTo") == names:
             return
         path = self._path(BY_RECORD[VolumeRecord], volume_id)
         item = self._api.patch(path, {"status": {"attachedTo": names}})
