@@ -97,6 +97,11 @@ class Life:
             self.controller.kill()
         self.proxy.close()
 
+    def begins_without_a_lease(self) -> None:
+        """As in a cluster where the driver was never installed."""
+        leases = f"/apis/coordination.k8s.io/v1/namespaces/{accounts.NAMESPACE}/leases"
+        self.server.admin.delete(f"{leases}/{DRIVER}")
+
     def of_a_node(self) -> None:
         """It registers, and its facts change."""
         for limit in (7, 8):
@@ -180,6 +185,7 @@ def life(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_the_roles_are_enough_and_nothing_in_them_is_too_much(life: Life):
+    life.begins_without_a_lease()
     life.of_a_node()
     life.controller.start()
     life.of_a_volume()
