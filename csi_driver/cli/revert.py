@@ -128,6 +128,7 @@ def _asked(path: Path, volume_id: str, snapshot_id: str) -> bool:
 def _do(directory: Path, config: Path | None, volume_id: str, snapshot_id: str) -> None:
     """Be the controller of a state directory for this one operation."""
     from csi_driver.base import sealing
+    from csi_driver.cinderlib.persistence.store import StoreLocked
     from csi_driver.cli import logs
     from csi_driver.cli.assembly_controller import make_controller
 
@@ -144,7 +145,11 @@ def _do(directory: Path, config: Path | None, volume_id: str, snapshot_id: str) 
     )
     logs.configure(LogLevel.WARNING)
     ring = sealing.load_or_create(directory / "keys" / "transport.json")
-    controller = make_controller(settings, lambda: ring)
+    try:
+        controller = make_controller(settings, lambda: ring)
+    except StoreLocked as error:
+        advice = "Name the socket of that process with --endpoint, or stop it"
+        raise StoreLocked(error.message, advice=advice) from error
     try:
         controller.reverts.revert(volume_id, snapshot_id).result()
     finally:

@@ -44,6 +44,7 @@ def test_a_stopped_controller_s_volume_holds_again_what_its_snapshot_holds(tmp_p
         elsewhere = revert(volume_id, snapshot_id, *state)
         driver.stop()
     assert elsewhere.returncode == 1, "a controller has the store and is not on the default socket"
+    assert "with --endpoint" in elsewhere.stderr
     assert "Traceback" not in elsewhere.stderr
     assert file.read_bytes()[:6] == b"after!"
     done = revert(volume_id, snapshot_id, *state)
