@@ -105,8 +105,7 @@ class SealedStore(RecordStore):
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
-        keys = cache(self._keys)
-        return _opened(self._inner.put(_sealed(record, keys)), keys)
+        return _opened(self._inner.put(_sealed(record, self._keys)), self._keys)
 
     def delete(self, record: Record) -> None:
         """See :meth:`RecordStore.delete`."""
@@ -114,8 +113,7 @@ class SealedStore(RecordStore):
 
     def replace(self, old: Record, new: R) -> R:
         """See :meth:`RecordStore.replace`."""
-        keys = cache(self._keys)
-        return _opened(self._inner.replace(old, _sealed(new, keys)), keys)
+        return _opened(self._inner.replace(old, _sealed(new, self._keys)), self._keys)
 
     def list(
         self,
@@ -127,7 +125,7 @@ class SealedStore(RecordStore):
     ) -> list[R]:
         """See :meth:`RecordStore.list`."""
         found = self._inner.list(kind, where=where, after=after, limit=limit)
-        keys = cache(self._keys)
+        keys = cache(self._keys) if found else self._keys
         return [_opened(record, keys) for record in found]
 
     def adopt(self, installation_id: str) -> None:
@@ -181,12 +179,7 @@ def keys_of(records: Iterable[Record]) -> Counter[str]:
 
     :param records: as they lie in their store, sealed.
     """
-    return Counter(
-        key_id_of(text)
-        for record in records
-        for place in _places(record)
-        if (text := _sealed_text(place.value)) is not None
-    )
+    return Counter(key_id_of(text) for record in records for _, text in _sealed_places(record))
 
 
 @dataclass(frozen=True)
@@ -216,24 +209,42 @@ def _places(record: Record) -> Iterator[_Place]:
                 yield _Place(field, key, value)
 
 
+def _sealed_places(record: Record) -> Iterator[tuple[_Place, str]]:
+    """The parts of a stored record that are sealed, each with its sealed text."""
+    for field in WHOLE.get(type(record), ()):
+        value = getattr(record, field)
+        if (text := _sealed_text(value)) is not None:
+            yield _Place(field, None, value), text
+    for field in NAMED.get(type(record), ()):
+        for key, value in getattr(record, field).items():
+            if (text := _sealed_text(value)) is not None:
+                yield _Place(field, key, value), text
+
+
 def _sealed(record: R, keys: Keys) -> R:
+    places = list(_places(record))
+    if not places:
+        return record
+    ring = keys()
     changes: dict[str, Any] = {}
-    for place in _places(record):
+    for place in places:
         _learn(place)
-        text = keys().seal(msgspec.json.encode(place.value), place.bound_to(record))
+        text = ring.seal(msgspec.json.encode(place.value), place.bound_to(record))
         _put_in(changes, record, place, {_MARK: text} if place.key is None else _MARK + text)
-    return msgspec.structs.replace(record, **changes) if changes else record
+    return msgspec.structs.replace(record, **changes)
 
 
 def _opened(record: R, keys: Keys) -> R:
+    places = list(_sealed_places(record))
+    if not places:
+        return record
+    ring = keys()
     changes: dict[str, Any] = {}
-    for place in _places(record):
-        text = _sealed_text(place.value)
-        if text is not None:
-            value = _open(record, place, text, keys())
-            _learn(_Place(place.field, place.key, value))
-            _put_in(changes, record, place, value)
-    return msgspec.structs.replace(record, **changes) if changes else record
+    for place, text in places:
+        value = _open(record, place, text, ring)
+        _learn(_Place(place.field, place.key, value))
+        _put_in(changes, record, place, value)
+    return msgspec.structs.replace(record, **changes)
 
 
 def _open(record: Record, place: _Place, text: str, ring: KeyRing) -> Any:
