@@ -1,7 +1,8 @@
 """The backends of a controller: each with its manager and a bounded number of calls at a time.
 
 A slow backend takes up only its own turns.  Attach and detach have turns apart, so
-that a burst of detaches does not delay an attach.
+that a burst of detaches does not delay an attach, and so have questions: operations keep
+theirs while they wait for an API server that is away, and reads are answered meanwhile.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ WORK_THREADS = 24
 
 ATTACH_THREADS = 8
 DETACH_THREADS = 8
+
+QUESTION_THREADS = 4
+"""Calls that ask a backend for its statistics, for an answer that waits for no record."""
 
 STATS_SECONDS = 30.0
 """How long a backend's statistics are used before they are asked for again."""
@@ -53,6 +57,7 @@ class ControllerBackend:
         self.work = Turns(WORK_THREADS, f"{self.name}-work")
         self.attach = Turns(ATTACH_THREADS, f"{self.name}-attach")
         self.detach = Turns(DETACH_THREADS, f"{self.name}-detach")
+        self.questions = Turns(QUESTION_THREADS, f"{self.name}-questions")
 
     def stats(self) -> BackendStats:
         """The backend's statistics, at most :data:`STATS_SECONDS` old.
@@ -119,7 +124,7 @@ class ControllerBackend:
 
     def close(self) -> None:
         """Let the threads end; work that runs is not waited for."""
-        for turns in (self.work, self.attach, self.detach):
+        for turns in (self.work, self.attach, self.detach, self.questions):
             turns.shutdown(wait=False, cancel_futures=True)
 
 

@@ -141,14 +141,14 @@ class Listing:
         """CSI GetCapacity for the class's backend and pool.
 
         A capability that cannot be had, or a topology that does not reach the
-        backend, has no room at all.  The backend is asked on its own pool of threads.
+        backend, has no room at all.  The backend is asked in turns of its own.
 
         :raises InvalidRequest: unknown parameter or backend; from the future: unknown pool.
         :raises BackendUnavailable: from the future: the backend does not answer.
         """
         chosen = parameters.parse(given, parameters.VOLUME_PARAMETERS)
         backend = self._context.backends.named(chosen.backend)
-        return backend.work.submit(_capacity_for, backend, chosen.pool, wanted, topology)
+        return backend.questions.submit(_capacity_for, backend, chosen.pool, wanted, topology)
 
     def unsupported(
         self,
@@ -158,8 +158,7 @@ class Listing:
     ) -> Future[str]:
         """CSI ValidateVolumeCapabilities: why they cannot be confirmed; '' when they can.
 
-        The backend is asked once: what it can does not change while the process runs, and
-        this answer shall not wait for a turn among operations that wait for the records.
+        The backend is asked once: what it can does not change while the process runs.
 
         :raises VolumeNotFound: there is no such volume.
         :raises BackendUnavailable: its backend is not configured; from the future: it does
@@ -174,7 +173,7 @@ class Listing:
         backend = self._context.backends.of_record(record.backend)
         if (multiattach := backend.told_multiattach) is not None:
             return done(_problem(wanted, multiattach))
-        return backend.work.submit(_problem_of, backend, wanted)
+        return backend.questions.submit(_problem_of, backend, wanted)
 
 
 def _problem_of(backend: ControllerBackend, wanted: Sequence[VolumeCapability]) -> str:

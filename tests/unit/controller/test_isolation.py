@@ -16,6 +16,7 @@ from csi_driver.controller.backends import ATTACH_THREADS, DETACH_THREADS, WORK_
 from csi_driver.rpc._generated import csi_pb2 as pb
 from tests.support.controller_bench import WAIT, ControllerBench
 from tests.support.messages import from_snapshot, from_volume
+from tests.support.waiting import wait_until
 
 MORE = 5
 """So many calls wait in a queue, behind as many as a pool has threads."""
@@ -170,6 +171,17 @@ def test_a_backend_never_gets_more_calls_at_once_than_its_pool_has_threads(two):
     gate.release()
     assert answered(slow)
     assert two.faults().most_running <= WORK_THREADS
+
+
+def test_capacity_is_told_while_operations_fill_their_queue(two):
+    gate = two.hold("create_volume")
+    slow = creations(two, WORK_THREADS + MORE)
+    wait_until("all turns are taken", lambda: two.faults().most_running == WORK_THREADS)
+    asked = pb.GetCapacityRequest(parameters={"backend": two.backend})
+    assert two.stub.GetCapacity(asked, timeout=WAIT).available_capacity > 0
+    assert not any(call.done() for call in slow)
+    gate.release()
+    assert answered(slow)
 
 
 def test_what_is_listed_is_told_while_every_queue_is_full(two):
