@@ -1,11 +1,14 @@
-"""A controller whose API server is away: it answers reads, begins nothing, and loses nothing."""
+"""A controller whose API server is away: it answers reads, begins nothing, and loses nothing.
+
+It is a process behind a proxy, with a backend that works on while the server is away.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -13,106 +16,207 @@ import msgspec
 import pytest
 
 from csi_driver.config import BackendSettings
+from csi_driver.controller.backends import WORK_THREADS
+from csi_driver.kube.api import Object
 from csi_driver.kube.group import collection, of_driver
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc.handlers import CAVEAT
+from tests.cluster import outages
 from tests.cluster.accounts import add_node, install
 from tests.cluster.apiserver import ApiServer
+from tests.cluster.fault_proxy import FaultProxy, Verdict
+from tests.cluster.outages import Outage
 from tests.cluster.plugin import make_keys, plugin
 from tests.support.calls import WAIT, Calls
+from tests.support.driver_process import DriverProcess
 from tests.support.messages import mount
+from tests.support.sidecar import Code, Sidecar
 from tests.support.waiting import wait_until
 
 DRIVER = "away.example.com"
+NODE = "n1"
+IN_FLIGHT = WORK_THREADS + 6
+"""More than a backend's turns: some calls wait for one when the server goes."""
+
+NEW = 8
 
 
-@contextlib.contextmanager
-def stopped(server: ApiServer):
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
+@dataclass
+class Controller:
+    """The process, and what a test looks at and holds."""
+
+    server: ApiServer
+    proxy: FaultProxy
+    process: DriverProcess
+    calls: Calls
+    files: Path
+    go_on: Path
+
+    def volumes(self) -> list[Object]:
+        """The records."""
+        return self.server.admin.list(collection("cindervolumes"), of_driver(DRIVER))[0]
+
+    def on_backend(self) -> list[str]:
+        return sorted(path.name for path in self.files.iterdir())
+
+    def hold(self) -> None:
+        """Let the backend's creates wait from now on."""
+        self.go_on.unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """Let them go on."""
+        self.go_on.touch()
+
+    def refuses(self) -> bool:
+        """Whether a call that would change something, but finds nothing, is refused."""
+        try:
+            self.calls.delete(str(uuid.uuid4()))
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            return "is not begun now" in error.details() and "could not renew" in error.details()
+        return False
 
 
-def refused(calls: Calls) -> bool:
-    """Whether a call that would change something, but finds nothing to change, is refused."""
-    try:
-        calls.delete(str(uuid.uuid4()))
-    except grpc.RpcError as error:
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        return "is not begun now" in error.details() and "could not renew" in error.details()
-    return False
-
-
-@pytest.mark.parametrize("away", [ApiServer.frozen, stopped])
-def test_reads_are_answered_and_what_runs_is_finished_when_the_server_is_back(
-    apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory, away: Callable
-):
+@pytest.fixture(scope="module")
+def controller(
+    apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Controller]:
     install(apiserver)
-    add_node(apiserver, "n1")
+    add_node(apiserver, NODE)
     directory = tmp_path_factory.mktemp("a")
-    go_on, files = directory / "go-on", directory / "files"
+    files, go_on = directory / "files", directory / "go-on"
+    files.mkdir()
     go_on.touch()
-    options = {
-        "double_directory": str(files),
-        "double_hold": f"create_volume:before:{go_on}",
-    }
-    backends = directory / "backends.json"
+    options = {"double_directory": str(files), "double_hold": f"create_volume:before:{go_on}"}
     double = BackendSettings(
         name="default", driver="tests.doubles.driver.DoubleDriver", options=options
     )
+    backends = directory / "backends.json"
     backends.write_bytes(msgspec.json.encode([double]))
+    proxy = FaultProxy(apiserver)
     process = plugin(
         apiserver,
         directory / "c",
         "controller",
-        "n1",
+        NODE,
         driver=DRIVER,
         keys=make_keys(directory / "keys"),
+        proxy=proxy,
         command=(sys.executable, "-m", "tests.support.serve_backend", str(backends)),
     )
     with process, Calls(process) as calls:
-        first = calls.create("first").volume_id
-        snapshot = calls.snapshot(first, "cut").snapshot_id
-        Path(f"{go_on}.entered").unlink()
-        go_on.unlink()
-        running = calls.controller.CreateVolume.future(calls.create_request("second"), timeout=WAIT)
-        wait_until("the backend works", Path(f"{go_on}.entered").exists)
-        before = len(list(files.iterdir()))
-        with away(apiserver):
-            wait_until("the leader begins nothing", lambda: refused(calls))
-            _assert_reads(calls, first, snapshot)
-            go_on.touch()
-            wait_until("the backend has it", lambda: len(list(files.iterdir())) == before + 1)
-            assert not running.done()
-            assert calls.probe() is True
-        second = running.result().volume.volume_id
-        assert second == calls.create("second").volume_id
-        assert sorted(calls.published()) == sorted([first, second])
-        assert len(list(files.iterdir())) == before + 1
-        calls.delete_snapshot(snapshot)
-        calls.delete(first)
-        calls.delete(second)
-        assert list(files.iterdir()) == []
-        assert apiserver.admin.list(collection("cindervolumes"), of_driver(DRIVER))[0] == []
-        assert process.is_running()
-    assert "Traceback" not in process.logs()
+        yield Controller(apiserver, proxy, process, calls, files, go_on)
+    proxy.close()
 
 
-def _assert_reads(calls: Calls, volume_id: str, snapshot_id: str) -> None:
+@pytest.mark.parametrize("outage", outages.ALL, ids=lambda each: each.__name__)
+def test_nothing_is_lost_and_nothing_doubled(controller: Controller, outage: Outage):
+    calls = controller.calls
+    first = calls.create(f"{outage.__name__}-first").volume_id
+    snapshot = calls.snapshot(first, f"{outage.__name__}-cut").snapshot_id
+    names = [f"{outage.__name__}-{number}" for number in range(IN_FLIGHT)]
+    controller.hold()
+    running = [create(calls, name) for name in names]
+    wait_until("the backend works on as many as it may", lambda: turns_taken(controller))
+    before = len(controller.on_backend())
+    with outage(controller.server, controller.proxy):
+        wait_until("the leader begins nothing", controller.refuses)
+        new = [create(calls, f"{outage.__name__}-new-{number}") for number in range(NEW)]
+        assert {refusal(each) for each in new} == {Code.UNAVAILABLE}
+        assert_reads(calls, first, snapshot)
+        controller.let_go()
+        wait_until(
+            "the backend has what was begun",
+            lambda: len(controller.on_backend()) == before + WORK_THREADS,
+        )
+        assert_reads(calls, first, snapshot)  # in every turn an operation waits for its record
+        assert not any(each.done() for each in running)
+        assert calls.probe() is True
+    with Sidecar(str(controller.process.socket)) as sidecar:
+        names += [f"{outage.__name__}-new-{number}" for number in range(NEW)]
+        made = {sidecar.create(name, 1).expect().body.volume.volume_id for name in names}
+        for each in running:
+            assert refusal(each) or each.result().volume.volume_id in made
+        assert set(sidecar.volumes()) == made | {first}
+        records = controller.volumes()
+        assert {each["spec"]["id"] for each in records} == made | {first}
+        assert {each["status"]["phase"] for each in records} == {"available"}
+        expected = {f"volume-{each['status']['cinderID']}" for each in records}
+        assert {name for name in controller.on_backend() if name.startswith("volume-")} == expected
+        assert len(controller.on_backend()) == len(expected) + 1  # the snapshot
+    calls.delete_snapshot(snapshot)
+    requests = [pb.DeleteVolumeRequest(volume_id=each) for each in made | {first}]
+    for each in [calls.controller.DeleteVolume.future(one, timeout=WAIT) for one in requests]:
+        each.result()
+    assert controller.on_backend() == []
+    assert controller.volumes() == []
+    assert controller.process.is_running()
+    assert "Traceback" not in controller.process.logs()
+
+
+def create(calls: Calls, name: str) -> grpc.Future:
+    return calls.controller.CreateVolume.future(calls.create_request(name), timeout=WAIT)
+
+
+def refusal(call: grpc.Future) -> grpc.StatusCode | None:
+    """The code of a call that a caller repeats; None when it was answered."""
+    error = call.exception()
+    if error is None:
+        return None
+    assert error.code() in (Code.UNAVAILABLE, Code.ABORTED), error
+    return error.code()
+
+
+def turns_taken(controller: Controller) -> bool:
+    creating = [each for each in controller.volumes() if each["status"]["phase"] == "creating"]
+    return len(creating) >= WORK_THREADS
+
+
+def assert_reads(calls: Calls, volume_id: str, snapshot_id: str) -> None:
     """Each read answers, and says that it does so from the cache."""
     stub = calls.controller
     volume = pb.ControllerGetVolumeRequest(volume_id=volume_id)
-    validate = pb.ValidateVolumeCapabilitiesRequest(
-        volume_id=volume_id, volume_capabilities=[mount()]
-    )
     for call, request in (
         (stub.ListVolumes, pb.ListVolumesRequest()),
         (stub.ControllerGetVolume, volume),
-        (stub.ValidateVolumeCapabilities, validate),
+        (stub.ValidateVolumeCapabilities, validation(volume_id)),
         (stub.ListSnapshots, pb.ListSnapshotsRequest()),
         (stub.GetSnapshot, pb.GetSnapshotRequest(snapshot_id=snapshot_id)),
+        (stub.GetCapacity, pb.GetCapacityRequest()),
     ):
         _, told = call.with_call(request, timeout=WAIT)
         assert "from the cache" in dict(told.trailing_metadata())[CAVEAT]
+
+
+def validation(volume_id: str) -> pb.ValidateVolumeCapabilitiesRequest:
+    return pb.ValidateVolumeCapabilitiesRequest(volume_id=volume_id, volume_capabilities=[mount()])
+
+
+def test_the_first_question_of_a_process_may_come_while_the_server_is_away(controller: Controller):
+    volume_id = controller.calls.create("asked").volume_id
+    controller.process.stop()
+    controller.process.start()
+    with outages.busy(controller.server, controller.proxy):
+        wait_until("the leader begins nothing", controller.refuses)
+        answer = controller.calls.controller.ValidateVolumeCapabilities(
+            validation(volume_id), timeout=WAIT
+        )
+        assert answer.confirmed.volume_capabilities == [mount()]
+        asked = pb.GetCapacityRequest()
+        assert controller.calls.controller.GetCapacity(asked, timeout=WAIT).available_capacity
+    with Sidecar(str(controller.process.socket)) as sidecar:
+        sidecar.delete(volume_id).expect()
+    assert "Traceback" not in controller.process.logs()
+
+
+def test_a_slow_server_makes_calls_slow_and_nothing_else(controller: Controller):
+    """Its answers come before the leader's time for a renewal ends."""
+    controller.proxy.judge = lambda verb, path: Verdict(until=outages.after(0.7))
+    try:
+        volume_id = controller.calls.create("slow").volume_id
+        assert controller.calls.create("slow").volume_id == volume_id
+        controller.calls.delete(volume_id)
+    finally:
+        controller.proxy.once("", Verdict())
+    assert controller.volumes() == []
+    assert "Traceback" not in controller.process.logs()

@@ -79,11 +79,12 @@ class Sidecar:
         self.close()
 
     def until_final(self, method: str, request: Any) -> Answer:
-        """Make the controller call again and again until its answer is final.
+        """Make the controller, or the node, the same call until its answer is final.
 
         :raises NoFinalAnswer: there was none within :data:`PATIENCE_SECONDS`.
         """
-        stub = getattr(self._client.controller, method)
+        service = self._client.node if method.startswith("Node") else self._client.controller
+        stub = getattr(service, method)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             self._told()
