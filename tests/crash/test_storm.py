@@ -65,6 +65,9 @@ class StormClient:
     :param shop: volumes of all clients that anybody may clone, by name.
     """
 
+    no_clone: tuple[Code, ...] = (Code.NOT_FOUND,)
+    """Codes for a volume that cannot be cloned: its owner may have deleted it meanwhile."""
+
     def __init__(self, number: int, seed: str, path: Path, tries: Tries, shop: dict[str, str]):
         self._random = random.Random(f"{seed}/{number}")
         self._sidecar = Sidecar(str(path), tries.one_more)
@@ -125,8 +128,7 @@ class StormClient:
         if not offered:
             return
         _, source = self._random.choice(offered)
-        # Its owner may have deleted it meanwhile.
-        answer = self._sidecar.clone(name, LARGEST_GIB, source).expect(Code.NOT_FOUND)
+        answer = self._sidecar.clone(name, LARGEST_GIB, source).expect(*self.no_clone)
         if answer.code is Code.OK:
             self._own(name, answer.body.volume)
 
