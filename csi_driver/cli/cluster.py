@@ -128,6 +128,10 @@ class Replica:
         """One sentence on who leads."""
         return self._elector.explain()
 
+    def can_take_over(self) -> bool:
+        """Whether this replica sees the Lease, and so would notice that nobody holds it."""
+        return self._elector.sees_the_lease
+
     def is_alive(self) -> bool:
         """Whether this replica takes part in the election as it should."""
         return self._elector.is_alive()

@@ -1,8 +1,13 @@
 """Liveness and readiness over HTTP, for kubelet.  Made by ``serving`` with ``--health-port``.
 
 ``/healthz`` fails when only a new process helps: the thread of the election hangs.  Neither
-a backend nor the API server is asked: a restart would mend neither.  ``/readyz`` succeeds
-when the process serves, or stands by to serve; its text says which, and who leads.
+a backend nor the API server is asked: a restart would mend neither, and lose what a leader
+has in memory while the server is away.
+
+``/readyz`` succeeds when the process serves, or stands by and could take over; its text
+says which, and who leads.  No Service is behind it: it holds up rollouts and rings alarms.
+So it fails where both are wanted: for a standby that cannot see the Lease (a rollout would
+go on until nobody can lead), and for a leader that cannot renew it (nothing is provisioned).
 """
 
 from __future__ import annotations
@@ -74,7 +79,7 @@ class Health:
             return (200, "serving") if state is Readiness.READY else (503, "starting")
         standing, who = self._replica.standing.value, self._replica.explain()
         if standing == "standby":
-            return 200, f"standby: {who}"
+            return (200 if self._replica.can_take_over() else 503), f"standby: {who}"
         if standing == "leading" and state is Readiness.STARTING:
             return 503, f"starting: {who}"
         return (200 if standing == "leading" else 503), f"{standing}: {who}"

@@ -149,6 +149,7 @@ class Elector:
         self._deposed = False
         self._said = Standing.STANDBY
         self._problem = ""
+        self._sees = False
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
 
     # -- where this process stands ----------------------------------------------
@@ -180,7 +181,16 @@ class Elector:
                 f"{self.me} made the Lease {self.name} and leads in {waits:.0f} s: should one have"
                 " been deleted, its holder may not know yet"
             )
-        return f"{holder} leads" if holder else "no replica leads yet"
+        known = f"{holder} leads" if holder else "no replica leads yet"
+        if self._problem:
+            return f"{known}; the Lease {self.name} cannot be read: {self._problem}"
+        return known
+
+    @property
+    def sees_the_lease(self) -> bool:
+        """Whether the last look at the Lease was answered: a standby could take over."""
+        with self._changed:
+            return self._sees
 
     def is_alive(self) -> bool:
         """Whether it takes part, or has ended in good order."""
@@ -258,10 +268,13 @@ class Elector:
 
     def step(self) -> None:
         """Look at the Lease once, and do what is to be done with it."""
+        answered = False
         try:
             self._look_and_move()
+            answered = True
             self._problem = ""
         except ApiConflict:
+            answered = True
             self._lease = None  # another replica was faster; the next look tells who
         except ApiError as error:
             self._lease = None  # what became of the request is not known
@@ -269,6 +282,7 @@ class Elector:
         finally:
             with self._changed:
                 self._looked_at = self._clock()
+                self._sees = answered
             self._looked.set()
         after = self.standing
         if after is not self._said:

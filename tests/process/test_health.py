@@ -10,7 +10,8 @@ from pathlib import Path
 from tests.support.driver_process import DriverProcess
 
 
-def _ask(port: int, path: str) -> tuple[int, str]:
+def ask(port: int, path: str) -> tuple[int, str]:
+    """The code and the text of an answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode().strip()
@@ -26,9 +27,9 @@ def test_a_serving_process_is_alive_and_ready(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with DriverProcess(tmp_path, store="memory", arguments=_arguments(port)):
-        assert _ask(port, "/healthz") == (200, "alive")
-        assert _ask(port, "/readyz") == (200, "serving")
-        assert _ask(port, "/other")[0] == 404
+        assert ask(port, "/healthz") == (200, "alive")
+        assert ask(port, "/readyz") == (200, "serving")
+        assert ask(port, "/other")[0] == 404
 
 
 def test_a_port_that_is_taken_is_a_clear_error(tmp_path: Path):
