@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,14 +21,13 @@ from typing import Any
 import grpc
 
 from csi_driver.rpc.client import Client
-from csi_driver.rpc.errors import NON_FINAL
 from tests.crash import requests
 from tests.crash.requests import NODE, Call
 from tests.support import state
 from tests.support.driver_process import DriverProcess
 from tests.support.leftovers import loop_devices_below, mounts_below, release
 from tests.support.messages import from_volume
-from tests.support.waiting import WAIT, look_again, wait_until
+from tests.support.waiting import look_again, wait_until
 
 DATA = "what somebody wrote"
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,28 +187,16 @@ class Bed:
     # -- calls --------------------------------------------------------------------
 
     def begin(self, call: Call) -> grpc.Future:
-        """Make a call and do not wait for it."""
-        stub = getattr(self.clients[call.service], call.service)
-        future: grpc.Future = getattr(stub, call.method).future(call.request, timeout=WAIT)
-        return future
+        """See :func:`tests.crash.requests.begin`."""
+        return requests.begin(self.clients[call.service], call)
 
     def refused(self, call: Call) -> grpc.RpcError:
-        """The error that a call is answered with."""
-        error = self.begin(call).exception()
-        assert error is not None, f"{call.method} was answered OK"
-        return error
+        """See :func:`tests.crash.requests.refused`."""
+        return requests.refused(self.clients[call.service], call)
 
     def until_ok(self, call: Call) -> Any:
-        """Make the call until it is answered OK; only codes that are not final may come before."""
-        deadline = time.monotonic() + WAIT
-        while True:
-            future = self.begin(call)
-            error = future.exception()
-            if error is None:
-                return future.result()
-            if error.code() not in NON_FINAL or time.monotonic() > deadline:
-                raise AssertionError(f"{call.method}: {error.code()}: {error.details()}")
-            look_again()
+        """See :func:`tests.crash.requests.until_ok`."""
+        return requests.until_ok(self.clients[call.service], call)
 
     # -- what there is ------------------------------------------------------------
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import grpc
+
 from csi_driver.base.values import GIB
 from csi_driver.rpc._generated import csi_pb2 as pb
+from csi_driver.rpc.client import Client
+from csi_driver.rpc.errors import NON_FINAL
 from tests.support.messages import mount
+from tests.support.waiting import WAIT, look_again
 
 NODE = "node-1"
 
@@ -20,6 +26,33 @@ class Call:
     service: Literal["controller", "node"]
     method: str
     request: Any
+
+
+def begin(client: Client, call: Call) -> grpc.Future:
+    """Make a call and do not wait for it."""
+    stub = getattr(client, call.service)
+    future: grpc.Future = getattr(stub, call.method).future(call.request, timeout=WAIT)
+    return future
+
+
+def refused(client: Client, call: Call) -> grpc.RpcError:
+    """The error that a call is answered with."""
+    error = begin(client, call).exception()
+    assert error is not None, f"{call.method} was answered OK"
+    return error
+
+
+def until_ok(client: Client, call: Call) -> Any:
+    """Make the call until it is answered OK; only codes that are not final may come before."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        future = begin(client, call)
+        error = future.exception()
+        if error is None:
+            return future.result()
+        if error.code() not in NON_FINAL or time.monotonic() > deadline:
+            raise AssertionError(f"{call.method}: {error.code()}: {error.details()}")
+        look_again()
 
 
 def create(name: str, source: pb.VolumeContentSource | None = None, fs_type: str = "ext4") -> Call:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from csi_driver.cinderlib.persistence import codec
-from csi_driver.cinderlib.persistence.kubernetes import objects
-from csi_driver.cinderlib.persistence.kubernetes.resources import RESOURCES
 from csi_driver.kube.group import of_driver
 from csi_driver.kube.node_objects import CONFIRMATIONS
 from tests.cluster.accounts import free_lease
 from tests.cluster.apiserver import ApiServer
+from tests.cluster.kept import kept
 from tests.cluster.plugin import make_keys, plugin
 from tests.crash.bed import Bed
 from tests.crash.requests import NODE
@@ -55,10 +52,7 @@ class ClusterBed(Bed):
             free_lease(self._server, self._name)
 
     def kept(self, kind: str) -> list[dict[str, Any]]:
-        (resource,) = (each for each in RESOURCES if kind == each.record.KIND)
-        found, _ = self._server.admin.list(resource.path, of_driver(self._name))
-        records = (objects.to_record(resource.record, item) for item in found)
-        return [json.loads(codec.encode(record)) for record in records]
+        return kept(self._server, self._name, kind)
 
     def confirmations(self) -> frozenset[str]:
         found, _ = self._server.admin.list(CONFIRMATIONS, of_driver(self._name))
