@@ -62,7 +62,8 @@ class InFlight:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
+        self._none_runs = threading.Condition(self._lock)
         self._running: dict[str, Running] = {}
         self._held: Counter[str] = Counter()
         self._closed = False
@@ -128,8 +129,10 @@ class InFlight:
         with self._lock:
             if self._running.get(key) is running:
                 del self._running[key]
-                self._held -= Counter(running.holding)
-            self._lock.notify_all()
+                if running.holding:
+                    self._held -= Counter(running.holding)
+            if self._closed and not self._running:
+                self._none_runs.notify_all()
 
     def busy(self) -> list[str]:
         """The objects on which a call runs."""
@@ -159,4 +162,4 @@ class InFlight:
         """
         with self._lock:
             self._closed = True
-            return self._lock.wait_for(lambda: not self._running, timeout)
+            return self._none_runs.wait_for(lambda: not self._running, timeout)

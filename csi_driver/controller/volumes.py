@@ -173,7 +173,8 @@ class Volumes:
         :raises TopologyUnreachable, SourceNotFound, CapacityOutOfRange: it cannot be made.
         :raises InvalidRequest: no such pool, or a capability that the backend does not have.
         """
-        refuse_unreachable(request.requisite, backend.accessible_from(), backend.name)
+        if request.requisite:
+            refuse_unreachable(request.requisite, backend.accessible_from(), backend.name)
         stats = backend.planning_stats()
         capabilities.require(request.capabilities, multiattach=stats.multiattach)
         source = find_source(self._context, request.source) if request.source else None

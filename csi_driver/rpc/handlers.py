@@ -83,13 +83,14 @@ class Gate:
         of the answer ('' for nothing).  For what changes while the process is ready, as who
         leads.
 
-    ``_lock`` protects ``_running``; its waiters wait for none to run.
+    ``_lock`` protects ``_running``; a drain waits on ``_none_runs``.
     """
 
     def __init__(self, admit: Callable[[str, bool], str] = lambda method, effect: "") -> None:
         self.state = Readiness.STARTING
         self._admit = admit
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
+        self._none_runs = threading.Condition(self._lock)
         self._running = 0
 
     def enter(self, method: str, *, effect: bool) -> str:
@@ -118,14 +119,14 @@ class Gate:
         """Count a call out."""
         with self._lock:
             self._running -= 1
-            if not self._running:
-                self._lock.notify_all()
+            if not self._running and self.state is Readiness.DRAINING:
+                self._none_runs.notify_all()
 
     def drain(self, seconds: float) -> bool:
         """Let no call in any more and wait for those inside; False when some still run."""
         with self._lock:
             self.state = Readiness.DRAINING
-            return self._lock.wait_for(lambda: not self._running, seconds)
+            return self._none_runs.wait_for(lambda: not self._running, seconds)
 
 
 class Servicer(Protocol):

@@ -104,7 +104,10 @@ class MemoryStore(RecordStore):
     def _shelf(self, kind: type[Record]) -> Shelf[_Entry]:
         if self._closed:
             raise StoreUnavailable("The record store is closed")
-        return self._shelves.setdefault(kind.KIND, Shelf())
+        shelf = self._shelves.get(kind.KIND)
+        if shelf is None:
+            shelf = self._shelves[kind.KIND] = Shelf()
+        return shelf
 
 
 class _Entry(msgspec.Struct, frozen=True):

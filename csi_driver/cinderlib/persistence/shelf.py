@@ -41,11 +41,15 @@ class Shelf(Generic[T]):
     def put(self, record_id: str, entry: T) -> None:
         """Keep an entry, in the place of the one that may be there."""
         known = self.entries.get(record_id)
-        if known is not None and known.indexed == entry.indexed:
-            self.entries[record_id] = entry
+        if known is None:
+            self.add(record_id, entry)
             return
-        self.remove(record_id)
-        self.add(record_id, entry)
+        self.entries[record_id] = entry
+        before, after = known.indexed.items(), entry.indexed.items()
+        for pair in before - after:
+            self._forget_value(pair, record_id)
+        for pair in after - before:
+            _insert(self._by_value.setdefault(pair, []), record_id)
 
     def remove(self, record_id: str) -> None:
         """Drop an entry; nothing happens when it is not there."""
@@ -54,9 +58,12 @@ class Shelf(Generic[T]):
             return
         _discard(self._ids, record_id)
         for pair in entry.indexed.items():
-            _discard(self._by_value[pair], record_id)
-            if not self._by_value[pair]:
-                del self._by_value[pair]
+            self._forget_value(pair, record_id)
+
+    def _forget_value(self, pair: tuple[str, str], record_id: str) -> None:
+        _discard(self._by_value[pair], record_id)
+        if not self._by_value[pair]:
+            del self._by_value[pair]
 
     def page(self, selected: dict[str, str], after: str, limit: int | None) -> list[T]:
         """The entries that have all ``selected`` values, by id, from after ``after``."""

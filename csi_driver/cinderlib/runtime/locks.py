@@ -17,18 +17,18 @@ from csi_driver.cinderlib.runtime import bootstrap
 
 def clean_volume(cinder_id: str, driver: Any) -> None:
     """Remove the lock files of a volume, those that its driver names too."""
-    from cinder import coordination, utils
-
     if _has_files(cinder_id) or _names_files(driver.__class__, "clean_volume_file_locks"):
+        from cinder import coordination, utils
+
         utils.clean_volume_file_locks(cinder_id, driver)
         coordination.synchronized_remove(f"*{cinder_id}*")
 
 
 def clean_snapshot(cinder_id: str, driver: Any) -> None:
     """Remove the lock files of a snapshot, those that its driver names too."""
-    from cinder import coordination, utils
-
     if _has_files(cinder_id) or _names_files(driver.__class__, "clean_snapshot_file_locks"):
+        from cinder import coordination, utils
+
         utils.clean_snapshot_file_locks(cinder_id, driver)
         coordination.synchronized_remove(f"*{cinder_id}*")
 

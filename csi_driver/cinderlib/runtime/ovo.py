@@ -76,17 +76,25 @@ def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept:
     made = _copy_of(kept, context)
     # What the copy shares and somebody may change; the rest are plain values.
     metadata = dictionary(row["volume_metadata"])
-    made.metadata, made.admin_metadata, made.glance_metadata = metadata, {}, {}
+    if metadata:
+        made.metadata = metadata
+    else:
+        made._obj_metadata = _empty(kept._obj_metadata, made, "metadata")
+    made._obj_admin_metadata = _empty(kept._obj_admin_metadata, made, "admin_metadata")
+    made._obj_glance_metadata = _empty(kept._obj_glance_metadata, made, "glance_metadata")
     # As Cinder's _reset_metadata_tracking() does.
     made._orig_metadata, made._orig_admin_metadata, made._orig_glance_metadata = metadata, {}, {}
     made._obj_volume_attachment = attachments = _copy_of(kept._obj_volume_attachment, context)
-    attachments.objects = []
-    attachments._changed_fields.clear()
+    attachments._obj_objects = _empty(attachments._obj_objects, attachments, "objects")
     made._obj_volume_type = volume_type = _copy_of(kept._obj_volume_type, context)
     volume_type.extra_specs = row["volume_type"]["extra_specs"]
     volume_type._changed_fields.clear()
     for name, known, value in zip(_column_names(), kept_columns, _columns_of(row), strict=True):
-        if value != known:
+        if value == known:
+            continue
+        if type(value) is str is type(known):
+            setattr(made, f"_obj_{name}", value)  # another text of a field that takes texts
+        else:
             made[name] = value
     # As obj_reset_changes() does, without its look at every field for objects inside.
     made._changed_fields.clear()
@@ -97,6 +105,13 @@ def _copy_of(versioned_object: Any, context: Any) -> Any:
     """A copy that shares the values of its fields, with nothing to save."""
     made: Any = object.__new__(type(versioned_object))
     made.__dict__ = {**versioned_object.__dict__, "_changed_fields": set(), "_context": context}
+    return made
+
+
+def _empty(collection: Any, owner: Any, field: str) -> Any:
+    """An empty collection of the same kind, which checks what is put in."""
+    made = type(collection)()
+    made.enable_coercing(collection._element_type, owner, field)
     return made
 
 
