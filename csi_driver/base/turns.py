@@ -87,13 +87,13 @@ class Turns(Executor):
     def __init__(self, limit: int, name: str) -> None:
         self._lock = threading.Lock()
         self._free = limit
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[Submitted] = deque()
         # Its threads start when they are needed: never, while callers lend theirs.
         self._pool = ThreadPoolExecutor(limit, name)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run ``fn`` when it has its turn: now, on this thread, if it is lent."""
-        call = _Call(fn, args, kwargs)
+        call = Submitted(fn, args, kwargs)
         with self._lock:
             has_turn = self._free > 0
             if has_turn:
@@ -117,14 +117,14 @@ class Turns(Executor):
                 call.future.cancel()
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
-    def _to_pool(self, call: _Call) -> None:
+    def _to_pool(self, call: Submitted) -> None:
         try:
             self._pool.submit(self._run, call)
         except RuntimeError as error:  # the pool is shut down
             call.future.set_exception(error)
             self._pass_on()
 
-    def _run(self, call: _Call | None) -> None:
+    def _run(self, call: Submitted | None) -> None:
         """Run calls as long as some wait; on a thread of the pool."""
         while call is not None:
             call.run()
@@ -135,7 +135,7 @@ class Turns(Executor):
         if call is not None:
             self._to_pool(call)
 
-    def _next(self) -> _Call | None:
+    def _next(self) -> Submitted | None:
         """Give the turn that has ended to the next in the queue."""
         with self._lock:
             if self._waiting:
@@ -144,8 +144,8 @@ class Turns(Executor):
             return None
 
 
-class _Call:
-    """A call and its future."""
+class Submitted:
+    """What an executor was given to call, and the future of it."""
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         self.future: Future[Any] = Future()
@@ -154,6 +154,7 @@ class _Call:
         self._kwargs = kwargs
 
     def run(self) -> None:
+        """Call it on this thread, unless the future was cancelled."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:

@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.rpc._generated import csi_pb2_grpc
 from csi_driver.rpc.handlers import MOST_CALLS, Gate
 from csi_driver.rpc.identity import Identity
+from csi_driver.rpc.threads import Threads
 
 if TYPE_CHECKING:
     # A node process must not import the controller's rooms.
@@ -121,7 +121,8 @@ class Server:
     ) -> None:
         self._path = path
         self._gate = gate
-        self._server = grpc.server(ThreadPoolExecutor(_THREADS, "rpc"), options=_OPTIONS)
+        self._threads = Threads(_THREADS, "rpc")
+        self._server = grpc.server(self._threads, options=_OPTIONS)
         identity.add_to(self._server)
         if controller is not None:
             # Here, because a node process does without.
@@ -156,5 +157,6 @@ class Server:
     def stop(self) -> None:
         """Stop serving; the socket goes now."""
         self._server.stop(_STOP_SECONDS).wait(2 * _STOP_SECONDS)
+        self._threads.shutdown(wait=False)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +198,31 @@ def test_a_second_server_on_the_socket_is_refused_and_the_first_goes_on(place: P
     with Client(str(place)) as client:
         client.identity.Probe(pb.ProbeRequest())
     first.stop()
+
+
+def test_a_stopped_server_leaves_no_thread_of_its_calls(place: Path):
+    gate = Gate()
+    server = Server(place, gate, Identity("csi.example.org", gate), None, Node(gate))
+    server.start()
+    before = set(threading.enumerate())
+    with Client(str(place)) as client:
+        client.node.NodeGetCapabilities(pb.NodeGetCapabilitiesRequest())
+        made = set(threading.enumerate()) - before
+    server.stop()
+    calls = [thread for thread in made if thread.name.startswith("rpc_")]
+    assert calls
+    for thread in calls:
+        thread.join(WAIT)
+        assert not thread.is_alive()
+
+
+def test_grpc_knows_the_choices_that_are_made_for_it():
+    """A release that does not would say so at every start, and calls would cost more."""
+    program = "import csi_driver.rpc, grpc; grpc.insecure_channel('unix:/none').close()"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, check=True
+    )
+    assert "nknown" not in ran.stderr
 
 
 def test_a_call_to_a_service_that_the_role_lacks_is_unimplemented(place: Path):
