@@ -6,8 +6,10 @@ It is a process behind a proxy, with a backend that works on while the server is
 from __future__ import annotations
 
 import sys
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,8 +156,8 @@ def test_nothing_is_lost_and_nothing_doubled(controller: Controller, outage: Out
     assert "Traceback" not in controller.process.logs()
 
 
-def create(calls: Calls, name: str) -> grpc.Future:
-    return calls.controller.CreateVolume.future(calls.create_request(name), timeout=WAIT)
+def create(calls: Calls, name: str, seconds: float = WAIT) -> grpc.Future:
+    return calls.controller.CreateVolume.future(calls.create_request(name), timeout=seconds)
 
 
 def refusal(call: grpc.Future) -> grpc.StatusCode | None:
@@ -220,3 +222,57 @@ def test_a_slow_server_makes_calls_slow_and_nothing_else(controller: Controller)
         controller.proxy.once("", Verdict())
     assert controller.volumes() == []
     assert "Traceback" not in controller.process.logs()
+
+
+WAITING = 200
+AT_A_TIME = 16
+GIVE_UP_SECONDS = 5.0
+MOST_MIB = 64
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seconds", [8, pytest.param(300, marks=pytest.mark.full)])
+def test_its_memory_does_not_grow_while_hundreds_call_during_an_outage(
+    controller: Controller, seconds: int, capsys: pytest.CaptureFixture[str]
+):
+    """Callers give up after a while and call again, over and over, as sidecars do."""
+    names = [f"waiting-{number}" for number in range(WAITING)]
+    calls, pid = controller.calls, controller.process.pid
+    began = time.monotonic()
+    memory = [memory_mib(pid)]
+    controller.hold()
+    running = [create(calls, name, GIVE_UP_SECONDS) for name in names]
+    wait_until("the backend works on as many as it may", lambda: turns_taken(controller))
+    with outages.frozen(controller.server, controller.proxy), ThreadPoolExecutor(AT_A_TIME) as pool:
+        wait_until("the leader begins nothing", controller.refuses)
+        controller.let_go()
+        assert not any(each.exception() is None for each in running)
+        while time.monotonic() < began + seconds:
+            memory.append(memory_mib(pid))
+            again = [create(calls, name) for name in names]
+            listed = [pool.submit(calls.published) for _ in names]
+            assert {refusal(each) for each in again} == {Code.UNAVAILABLE}
+            assert all(len(each.result()) == 0 for each in listed)
+        lasted = time.monotonic() - began
+    wait_until("it leads on", lambda: not controller.refuses())
+    made = {each.result().volume.volume_id for each in [create(calls, name) for name in names]}
+    memory.append(memory_mib(pid))
+    assert len(made) == WAITING == len(controller.volumes()) == len(controller.on_backend())
+    requests = [pb.DeleteVolumeRequest(volume_id=each) for each in made]
+    for each in [calls.controller.DeleteVolume.future(one, timeout=WAIT) for one in requests]:
+        each.result()
+    assert controller.on_backend() == []
+    assert "Traceback" not in controller.process.logs()
+    with capsys.disabled():
+        told = ", ".join(f"{each:.0f}" for each in (memory[0], *memory[-3:]))
+        count = (2 * len(memory) - 3) * WAITING
+        print(
+            f"\n{count} calls in an outage of {lasted:.0f} s: MiB before, late in it, after: {told}"
+        )
+    assert max(memory) - memory[0] < MOST_MIB
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
