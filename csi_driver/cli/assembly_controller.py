@@ -124,13 +124,19 @@ def _cluster_records(
 
     api = Api(connection(settings))
     driver = settings.driver_name
-    inner = KubernetesStore(
-        api,
-        driver,
-        speaks=replica.is_leading,
-        may_write=replica.may_write,
-        may_be_new=lambda: refuse_lost_records(api, driver),
-    )
+
+    def open_records() -> KubernetesStore:
+        return KubernetesStore(
+            api,
+            driver,
+            speaks=replica.is_leading,
+            may_write=replica.may_write,
+            may_be_new=lambda: refuse_lost_records(api, driver),
+        )
+
+    inner = replica.once_there(open_records, stopped)
+    if inner is None:
+        return None
     store = SealedStore(inner, KeyFile(settings.records_keys))
 
     def is_published(volume_id: str, node_id: str) -> bool:

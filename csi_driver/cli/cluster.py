@@ -11,23 +11,37 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from csi_driver.base.errors import ConfigurationError
+from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.config import Settings
 from csi_driver.kube.api import Api
 from csi_driver.kube.connection import Connection, in_cluster
 from csi_driver.kube.election import Elector, Standing
-from csi_driver.kube.errors import ApiError, NotLeading
+from csi_driver.kube.errors import (
+    ApiBusy,
+    ApiError,
+    ApiOutcomeUnknown,
+    ApiUnreachable,
+    NotLeading,
+)
 
 LOG = logging.getLogger("csi_driver.serve")
+
+T = TypeVar("T")
 
 DEPOSED_EXIT_CODE = 75
 """Of a process that led and was replaced (EX_TEMPFAIL): kubelet starts it again."""
 
 _LOOK_SECONDS = 0.2
+_LONGEST_DELAY = 5.0
+
+_AWAY = (ApiBusy, ApiOutcomeUnknown, ApiUnreachable)
+"""What a server that is away, or just comes, has requests end with; not what it refuses."""
 
 _WAIT_FOR_SERVER = "Check that the API server can be reached from this Pod; the call may be retried"
 
@@ -85,6 +99,29 @@ class Replica:
             if standing is Standing.DEPOSED:  # before anybody saw that it led
                 self._end()
         return False
+
+    def once_there(self, work: Callable[[], T], stopped: Callable[[], bool]) -> T | None:
+        """Do what needs the API server, as soon as that answers; None when stopped before.
+
+        A process that ended instead would be started again later and later.
+
+        :raises CinderCSIError: of ``work``, for any other reason.
+        """
+        problem, delay = "", _LOOK_SECONDS
+        while not stopped():
+            try:
+                return work()
+            except CinderCSIError as error:
+                if not isinstance(error.__cause__, _AWAY):
+                    raise
+                if str(error) != problem:
+                    LOG.warning("%s; tried again until it works", error)
+                problem = str(error)
+            until = time.monotonic() + delay
+            while not stopped() and time.monotonic() < until:
+                self._ending.wait(_LOOK_SECONDS)
+            delay = min(2 * delay, _LONGEST_DELAY)
+        return None
 
     def is_leading(self) -> bool:
         """Whether this replica leads at this moment."""

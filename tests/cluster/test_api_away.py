@@ -224,6 +224,21 @@ def test_a_slow_server_makes_calls_slow_and_nothing_else(controller: Controller)
     assert "Traceback" not in controller.process.logs()
 
 
+def test_a_process_that_starts_without_a_server_waits_for_it(controller: Controller):
+    process = controller.process
+    process.stop()
+    with outages.stopped(controller.server, controller.proxy):
+        known = len(process.logs())
+        process.spawn()
+        wait_until("it says so", lambda: "until it works" in process.logs()[known:])
+        assert controller.calls.probe() is False
+        assert process.stop() == 0  # told to end meanwhile, it does
+        process.spawn()
+    wait_until("it leads", controller.calls.probe)
+    controller.calls.delete(controller.calls.create("late").volume_id)
+    assert "Traceback" not in process.logs()
+
+
 WAITING = 200
 AT_A_TIME = 16
 GIVE_UP_SECONDS = 5.0

@@ -10,7 +10,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from csi_driver.kube.errors import ApiError, ApiNotFound
+from csi_driver.base.errors import CinderCSIError
+from csi_driver.kube.errors import ApiNotFound
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class AttachedColumn:
                 self._write(volume_id)
             except ApiNotFound:
                 pass  # deleted meanwhile
-            except ApiError as error:
+            except CinderCSIError as error:
                 LOG.info("The column of volume %s is written later: %s", volume_id, error)
                 with self._changed:
                     self._volumes.add(volume_id)
