@@ -2,7 +2,7 @@
 
 Used by ``database``.  Flushing to disk costs the same however little is flushed, and a
 database file has one writer at a time anyway.  So whoever comes while nobody writes
-writes its change itself; what comes meanwhile gathers, and the first of those who wait
+writes its change itself.  What comes meanwhile gathers, and the one that waits longest
 commits all of it.  No thread of its own: handing each change to one, and its outcome
 back, costs more than the change does.
 """
@@ -23,14 +23,20 @@ LARGEST_BATCH = 256
 
 
 class Submitted(Generic[C]):
-    """A change that was submitted; see :meth:`GroupCommit.submit`."""
+    """A change that was submitted; see :meth:`GroupCommit.submit`.
 
-    def __init__(self, group: GroupCommit[C], change: C) -> None:
+    :param change: None marks the end: what was submitted before it is done when it is.
+    """
+
+    def __init__(self, group: GroupCommit[C], change: C | None) -> None:
         self.change = change
-        self._group = group
-        # Set by whoever commits it.
+        # Set by whoever commits it, before it lets the turn go.
         self.done = False
         self.outcome: Exception | None = None
+        # Who waits for it is done, or is the next to commit.
+        self.turn = threading.Lock()
+        self.turn.acquire()
+        self._group = group
 
     def result(self) -> None:
         """Return when the change is durable, by another's commit or by one of one's own.
@@ -52,12 +58,13 @@ class GroupCommit(Generic[C]):
 
     def __init__(self, commit: Callable[[Sequence[C]], Sequence[Exception | None]]) -> None:
         self._commit = commit
-        # Protects _waiting and _closed; held for moments only.
+        # Protects what follows; held for moments only.
         self._lock = threading.Lock()
         self._closed = False
-        self._waiting: deque[Submitted[C]] = deque()
-        # Held by who commits; the others wait for it, and find their change done, mostly.
-        self._writing = threading.Lock()
+        self._queue: deque[Submitted[C]] = deque()
+        # Whether some thread commits, or was told to; and those that wait for their turn.
+        self._led = False
+        self._parked: deque[Submitted[C]] = deque()
 
     def submit(self, change: C) -> Submitted[C]:
         """Queue ``change``; ask the answer for its ``result``.
@@ -68,45 +75,86 @@ class GroupCommit(Generic[C]):
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("The record store is closed")
-            self._waiting.append(submitted)
+            self._queue.append(submitted)
         return submitted
 
     def settle(self, submitted: Submitted[C]) -> None:
         """Return when a change of this group is done, whoever commits it."""
-        with self._writing:
-            while not submitted.done:
-                self._commit_batch()
+        if self._leads(submitted):
+            try:
+                while not submitted.done:
+                    self._commit_batch()
+            finally:
+                self._hand_on()
 
     def close(self) -> None:
         """Commit what waits; may be called twice."""
+        end: Submitted[C] = Submitted(self, None)
         with self._lock:
             self._closed = True
-        with self._writing:
-            while self._waiting:
-                self._commit_batch()
+            self._queue.append(end)
+        end.result()
+
+    def _leads(self, submitted: Submitted[C]) -> bool:
+        """Wait until ``submitted`` is done (False), or until this thread is to commit it."""
+        with self._lock:
+            if submitted.done:
+                return False
+            if not self._led:
+                self._led = True
+                return True
+            self._parked.append(submitted)
+        try:
+            submitted.turn.acquire()
+        except BaseException:  # a signal: somebody else has to do what this one was told to
+            with self._lock:
+                parked = submitted in self._parked
+                if parked:
+                    self._parked.remove(submitted)
+            if not parked and not submitted.done:
+                self._hand_on()
+            raise
+        return not submitted.done
+
+    def _hand_on(self) -> None:
+        """Let the next one commit, and those go whose changes are done."""
+        with self._lock:
+            done = [each for each in self._parked if each.done]
+            left = deque(each for each in self._parked if not each.done)
+            following = left.popleft() if left else None
+            self._parked, self._led = left, following is not None
+        if following is not None:
+            following.turn.release()
+        for each in done:
+            each.turn.release()
 
     def _commit_batch(self) -> None:
         batch: list[Submitted[C]] = []
-        outcomes: Sequence[Exception | None] | None = None
         try:
             with self._lock:
-                while self._waiting and len(batch) < LARGEST_BATCH:
-                    batch.append(self._waiting.popleft())
-            outcomes = self._commit([submitted.change for submitted in batch])
-        except Exception as error:
-            # Whatever it is, every caller learns it.
-            outcomes = [error] * len(batch)
+                while self._queue and len(batch) < LARGEST_BATCH:
+                    batch.append(self._queue.popleft())
+            self._commit_changes([each for each in batch if each.change is not None])
         finally:
             # Also when this thread is interrupted: none may wait for ever.
-            for submitted, outcome in zip(batch, outcomes or _interrupted(batch), strict=True):
-                submitted.outcome = outcome
-                submitted.done = True
+            for each in batch:
+                each.done = True
+
+    def _commit_changes(self, batch: Sequence[Submitted[C]]) -> None:
+        changes = [each.change for each in batch if each.change is not None]
+        try:
+            outcomes = self._commit(changes) if changes else ()
+            for each, outcome in zip(batch, outcomes, strict=True):
+                each.outcome = outcome
+        except BaseException as error:
+            # Whatever it is, every caller learns it; what ends this thread, in words of its own.
+            for each in batch:
+                each.outcome = error if isinstance(error, Exception) else _interrupted()
+            if not isinstance(error, Exception):
+                raise
 
 
-def _interrupted(batch: Sequence[object]) -> Sequence[Exception]:
-    return [
-        StoreUnavailable(
-            "Writing to the record store was interrupted: whether the change is stored is not known"
-        )
-        for _ in batch
-    ]
+def _interrupted() -> StoreUnavailable:
+    return StoreUnavailable(
+        "Writing to the record store was interrupted: whether the change is stored is not known"
+    )

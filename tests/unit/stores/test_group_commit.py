@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -107,6 +107,40 @@ def test_a_commit_that_is_interrupted_lets_nobody_wait(group, disk):
         one.result()
     with pytest.raises(StoreUnavailable, match="not known"):
         other.result()
+
+
+class InterruptedTurn:
+    """A turn whose wait is interrupted, after ``meanwhile``."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = meanwhile
+        self.let_go = False
+
+    def acquire(self) -> None:
+        self._meanwhile()
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        self.let_go = True
+
+
+@pytest.mark.parametrize("told_to_commit", [False, True])
+def test_who_is_interrupted_while_it_waits_keeps_nobody_from_committing(
+    group, disk, first, told_to_commit
+):
+    def commit_of_the_first() -> None:
+        disk.go_on.set()
+        first.result()
+
+    disk.started.wait()
+    submitted = group.submit("interrupted")
+    submitted.turn = InterruptedTurn(commit_of_the_first if told_to_commit else lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        submitted.result()
+    assert submitted.turn.let_go is told_to_commit
+    disk.go_on.set()
+    group.submit("later").result()
+    assert disk.batches == [["first"], ["interrupted", "later"]]
 
 
 def test_a_batch_has_a_largest_size(group, disk, first):
