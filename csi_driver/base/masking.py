@@ -10,6 +10,7 @@ without saying that it is one; patterns (``password=...``) cannot.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
@@ -34,6 +35,7 @@ _NAMES = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Whether what is called so is a secret, as Cinder's drivers call things."""
     return _NAMES.search(name) is not None

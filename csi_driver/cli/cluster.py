@@ -74,6 +74,7 @@ class Replica:
 
     def __init__(self, api: Api, driver: str, name: str) -> None:
         self._elector = Elector(api, driver, f"{name}/{uuid.uuid4().hex[:8]}")
+        self._prepared = False
         self._ending = threading.Event()
 
     def start(self) -> bool:
@@ -90,7 +91,11 @@ class Replica:
         return self._elector.first_look() is Standing.LEADING
 
     def wait_to_lead(self, stopped: Callable[[], bool]) -> bool:
-        """Wait until this replica leads; False when the process was stopped before."""
+        """Wait until this replica leads; False when the process was stopped before.
+
+        For one that follows the records already.
+        """
+        self._prepared = True
         LOG.info("Standing by: %s", self._elector.explain())
         while not stopped():
             standing = self._elector.wait_to_lead(_LOOK_SECONDS)
@@ -164,6 +169,11 @@ class Replica:
     def explain(self) -> str:
         """One sentence on who leads."""
         return self._elector.explain()
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether this replica follows the records, so that leading takes a moment only."""
+        return self._prepared
 
     def can_take_over(self) -> bool:
         """Whether this replica sees the Lease, and so would notice that nobody holds it."""

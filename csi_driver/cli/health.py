@@ -78,9 +78,9 @@ class Health:
         if self._replica is None:
             return (200, "serving") if state is Readiness.READY else (503, "starting")
         standing, who = self._replica.standing.value, self._replica.explain()
-        if standing == "standby":
+        if standing == "standby" and self._replica.is_prepared:
             return (200 if self._replica.can_take_over() else 503), f"standby: {who}"
-        if standing == "leading" and state is Readiness.STARTING:
+        if standing in ("standby", "leading") and state is Readiness.STARTING:
             return 503, f"starting: {who}"
         return (200 if standing == "leading" else 503), f"{standing}: {who}"
 

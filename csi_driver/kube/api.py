@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import quote
@@ -96,24 +97,27 @@ class Api:
 
         Later pages are asked for, and errors raised, while the objects are iterated.
         """
-        pages = self.pages(path, query, page=page)
+        pages = self._pages(path, query, page)
         first = next(pages)
         # All pages are of the version that the first one names.
-        items = (item for each in itertools.chain([first], pages) for item in each["items"])
-        return items, str(first["metadata"]["resourceVersion"])
+        raw = (item for each in itertools.chain([first], pages) for item in each.items)
+        return map(msgspec.json.decode, raw), str(first.metadata["resourceVersion"])
 
-    def pages(
-        self, path: str, query: Mapping[str, str] | None = None, *, page: int = 500
-    ) -> Iterator[Object]:
-        """The pages of a collection, one after the other; see :meth:`list`."""
-        token = ""
-        while True:
-            more = {"limit": str(page)} | ({"continue": token} if token else {})
-            answer = self.request("GET", path, query={**(query or {}), **more})
+    def _pages(self, path: str, query: Mapping[str, str] | None, size: int) -> Iterator[_Page]:
+        """The pages of a collection; each is asked for while the one before is read."""
+
+        def ask(**token: str) -> _Page:
+            asked = {**(query or {}), "limit": str(size), **token}
+            answer: _Page = self._answer("GET", path, asked, decode=_decode_page)
+            return answer
+
+        with ThreadPoolExecutor(1) as pool:
+            answer = ask()
+            while token := answer.metadata.get("continue"):
+                following = pool.submit(ask, **{"continue": token})
+                yield answer
+                answer = following.result()
             yield answer
-            token = answer["metadata"].get("continue", "")
-            if not token:
-                return
 
     def create(self, path: str, body: Object) -> Object:
         """Make an object in the collection ``path``.
@@ -187,23 +191,35 @@ class Api:
         :raises ApiBusy, ApiNotFound, ApiConflict, ApiExpired, ApiForbidden, ApiInvalid,
             ApiError: refused.
         """
-        limits = urllib3.Timeout(connect=min(CONNECT_SECONDS, answer_seconds), read=answer_seconds)
-        with closing(self._send(verb, path, query, body, content_type, limits, verb)) as response:
-            try:
-                answer: Object = msgspec.json.decode(response.read())
-            except (urllib3.exceptions.HTTPError, ValueError, OSError) as error:
-                raise errors.ApiOutcomeUnknown(
-                    f"The answer to {verb} {path} cannot be read: {error}"
-                ) from error
-            finally:
-                response.release_conn()
-            return answer
+        answer: Object = self._answer(verb, path, query, body, content_type, answer_seconds)
+        return answer
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
         self._pool.close()
 
     # -- one request -----------------------------------------------------------
+
+    def _answer(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "",
+        answer_seconds: float = ANSWER_SECONDS,
+        decode: Callable[[bytes], Any] = msgspec.json.decode,
+    ) -> Any:
+        limits = urllib3.Timeout(connect=min(CONNECT_SECONDS, answer_seconds), read=answer_seconds)
+        with closing(self._send(verb, path, query, body, content_type, limits, verb)) as response:
+            try:
+                return decode(response.read())
+            except (urllib3.exceptions.HTTPError, ValueError, OSError) as error:
+                raise errors.ApiOutcomeUnknown(
+                    f"The answer to {verb} {path} cannot be read: {error}"
+                ) from error
+            finally:
+                response.release_conn()
 
     def _send(
         self,
@@ -248,6 +264,16 @@ class Api:
         if response.status >= 300:
             raise _refusal(verb, path, response)
         return response
+
+
+class _Page(msgspec.Struct):
+    """A page of a collection, its objects not decoded yet: each is when its turn comes."""
+
+    metadata: Object
+    items: list[msgspec.Raw]
+
+
+_decode_page = msgspec.json.Decoder(_Page).decode
 
 
 class Watch:

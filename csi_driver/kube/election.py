@@ -264,7 +264,16 @@ class Elector:
                 LOG.exception("The Lease %s could not be looked at", self.name)
             if self.standing is Standing.DEPOSED:
                 return
-            self._wait(max(_SOON_SECONDS, RETRY_SECONDS - (self._clock() - began)))
+            self._wait(self._pause(began))
+
+    def _pause(self, began: float) -> float:
+        """Seconds to the next look; a standby looks as soon as the Lease may have run out."""
+        now = self._clock()
+        pause = RETRY_SECONDS - (now - began)
+        with self._changed:
+            if self._turn is None and self._seen is not None:
+                pause = min(pause, LEASE_SECONDS - (now - self._seen.since))
+        return max(_SOON_SECONDS, pause)
 
     def step(self) -> None:
         """Look at the Lease once, and do what is to be done with it."""

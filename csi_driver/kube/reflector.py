@@ -24,7 +24,8 @@ LOG = logging.getLogger(__name__)
 WATCH_SECONDS = 60
 """After so long the server ends a watch.  A frozen server is noticed soon after that."""
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.2, 10.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.2, 3.0
+"""Between two tries.  Short even when the server is long away: what is read is old meanwhile."""
 
 
 class Sink(Protocol):

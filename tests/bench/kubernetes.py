@@ -31,7 +31,7 @@ from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.plugin import make_keys
 from tests.support.calls import Calls
 from tests.support.driver_process import DriverProcess
-from tests.support.waiting import look_again, wait_until
+from tests.support.waiting import wait_until
 
 MANY = 10_000
 CLIENTS = 16
@@ -45,6 +45,7 @@ SETTLE_SECONDS = 1.0
 """After which what is written beside a call, for people, is written too."""
 
 PATIENCE_SECONDS = 60.0
+LOOK_SECONDS = 0.05
 WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
 
 SETTING = "controller, kubernetes"
@@ -311,4 +312,4 @@ def _until_served(call: Callable[[], object]) -> None:
         except grpc.RpcError:
             if time.monotonic() > deadline:
                 raise
-            look_again()
+            time.sleep(LOOK_SECONDS)
