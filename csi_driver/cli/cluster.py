@@ -98,11 +98,8 @@ class Replica:
         self._prepared = True
         LOG.info("Standing by: %s", self._elector.explain())
         while not stopped():
-            standing = self._elector.wait_to_lead(_LOOK_SECONDS)
-            if standing is Standing.LEADING:
+            if self._elector.wait_to_lead(_LOOK_SECONDS) is Standing.LEADING:
                 return True
-            if standing is Standing.DEPOSED:  # before anybody saw that it led
-                self._end()
         return False
 
     def once_there(self, work: Callable[[], T], stopped: Callable[[], bool]) -> T | None:
@@ -191,12 +188,9 @@ class Replica:
     def _end_when_deposed(self) -> None:
         while not self._ending.wait(_LOOK_SECONDS):
             if self._elector.standing is Standing.DEPOSED:
-                self._end()
-
-    def _end(self) -> None:
-        LOG.error("Ending at once: %s", self._elector.explain())
-        logging.shutdown()
-        os._exit(DEPOSED_EXIT_CODE)
+                LOG.error("Ending at once: %s", self._elector.explain())
+                logging.shutdown()
+                os._exit(DEPOSED_EXIT_CODE)
 
 
 def refuse_lost_records(api: Api, driver: str) -> None:

@@ -44,10 +44,11 @@ HELD = {
     "extend": "extend_volume",
     "publish": "initialize_connection",
     "unpublish": "terminate_connection",
+    "revert": "revert_to_snapshot",
 }
 """The operations, and the driver call of each that is held."""
 
-AT_ONCE = set(HELD) - {"publish"}
+AT_ONCE = set(HELD) - {"publish", "revert"}
 """What the new leader answers OK before the old one's calls have ended."""
 
 
@@ -180,11 +181,12 @@ class Work:
     calls: dict[str, Call] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("source", "doomed", "grown", "published", "unpublished"):
+        for name in ("source", "doomed", "grown", "published", "unpublished", "reverted"):
             self.ids[name] = self.client.create(name).volume_id
         self.client.publish(self.ids["unpublished"], NODE)
         source = self.ids["source"]
         cut, old = (self.client.snapshot(source, name).snapshot_id for name in ("cut", "old"))
+        before = self.client.snapshot(self.ids["reverted"], "before").snapshot_id
         self.calls = {
             "create": requests.create("new"),
             "clone": requests.create("copy", from_volume(source)),
@@ -195,6 +197,7 @@ class Work:
             "extend": requests.expand(self.ids["grown"], 2),
             "publish": requests.publish(self.ids["published"]),
             "unpublish": requests.unpublish(self.ids["unpublished"]),
+            "revert": requests.revert(self.ids["reverted"], before),
         }
 
 
@@ -212,11 +215,15 @@ def test_what_an_old_leader_s_calls_do_late_does_no_harm(pair, proxy, when):
         work.calls["publish"],
         requests.publish(work.ids["unpublished"]),
         requests.expand(work.ids["grown"], 3),
+        work.calls["revert"],
     )
     for call in refusals:
         error = requests.refused(second.client, call)
         assert error.code() is grpc.StatusCode.ABORTED
         assert "may still run on backend array, until" in error.details()
+    error = requests.refused(second.client, requests.publish(work.ids["reverted"]))
+    assert error.code() is grpc.StatusCode.ABORTED
+    assert "is being reverted" in error.details()
 
     first.faults.resume()
     wait_until("they had their effect", lambda: pair.done(first) >= set(HELD.values()))

@@ -188,15 +188,15 @@ class Bed:
 
     def begin(self, call: Call) -> grpc.Future:
         """See :func:`tests.crash.requests.begin`."""
-        return requests.begin(self.clients[call.service], call)
+        return requests.begin(self.clients[call.role], call)
 
     def refused(self, call: Call) -> grpc.RpcError:
         """See :func:`tests.crash.requests.refused`."""
-        return requests.refused(self.clients[call.service], call)
+        return requests.refused(self.clients[call.role], call)
 
     def until_ok(self, call: Call) -> Any:
         """See :func:`tests.crash.requests.until_ok`."""
-        return requests.until_ok(self.clients[call.service], call)
+        return requests.until_ok(self.clients[call.role], call)
 
     # -- what there is ------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import grpc
 
 from csi_driver.base.values import GIB
+from csi_driver.rpc._generated import administration_pb2
 from csi_driver.rpc._generated import csi_pb2 as pb
+from csi_driver.rpc._generated.administration_pb2_grpc import AdministrationStub
 from csi_driver.rpc.client import Client
 from csi_driver.rpc.errors import NON_FINAL
 from tests.support.messages import mount
@@ -21,16 +23,22 @@ NODE = "node-1"
 
 @dataclass(frozen=True)
 class Call:
-    """A CSI call of one of the two processes."""
+    """A call of one of the two processes: of CSI, or of an administrator at the controller."""
 
-    service: Literal["controller", "node"]
+    service: Literal["controller", "node", "administration"]
     method: str
     request: Any
+
+    @property
+    def role(self) -> str:
+        """Which process it is for."""
+        return "node" if self.service == "node" else "controller"
 
 
 def begin(client: Client, call: Call) -> grpc.Future:
     """Make a call and do not wait for it."""
-    stub = getattr(client, call.service)
+    administration = call.service == "administration"
+    stub = AdministrationStub(client.channel) if administration else getattr(client, call.service)
     future: grpc.Future = getattr(stub, call.method).future(call.request, timeout=WAIT)
     return future
 
@@ -89,6 +97,12 @@ def expand(volume_id: str, gib: int) -> Call:
         volume_id=volume_id, capacity_range=pb.CapacityRange(required_bytes=gib * GIB)
     )
     return Call("controller", "ControllerExpandVolume", request)
+
+
+def revert(volume_id: str, snapshot_id: str) -> Call:
+    """What ``cinder-csi revert`` asks."""
+    request = administration_pb2.RevertVolumeRequest(volume_id=volume_id, snapshot_id=snapshot_id)
+    return Call("administration", "RevertVolume", request)
 
 
 def publish(volume_id: str, fs_type: str = "ext4") -> Call:

@@ -14,16 +14,17 @@ import pytest
 from csi_driver.base.faults import WRITE
 from csi_driver.controller.operations import FaultPoint, fault_points
 from tests.cluster.crash.bed import ClusterBed
-from tests.crash.bed import counted
+from tests.crash import requests
+from tests.crash.bed import DATA, Bed, counted
 from tests.crash.conftest import DISTURBED_DRIVER
-from tests.crash.controller_scenarios import SCENARIOS
+from tests.crash.controller_scenarios import SCENARIOS, Scenario
 from tests.crash.requests import Call
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
 POINTS = [point for point in fault_points() if point.operation == "late"]
-OTHERS = ("snapshot", "extend", "publish", "unpublish")
+OTHERS = ("snapshot", "extend", "publish", "unpublish", "revert")
 
 RUNS = [(point, "create") for point in POINTS] + [
     (point, operation) for point in POINTS if not point.step.after_failure for operation in OTHERS
@@ -34,6 +35,21 @@ fails: they make none."""
 WRITES = [(point, operation) for point, operation in RUNS if point.moment == WRITE]
 
 
+def _revert(bed: Bed) -> Call:
+    volume_id = bed.copy_of_golden()
+    cut = bed.until_ok(requests.snapshot("data", volume_id)).snapshot.snapshot_id
+    (bed.stage(volume_id) / "data").write_text("what was written after the cut")
+    bed.unstage(volume_id)
+    return requests.revert(volume_id, cut)
+
+
+def _settled(bed: Bed) -> int:
+    return len(bed.records("volume", phase="available"))
+
+
+OF = SCENARIOS | {"revert": Scenario(_revert, _settled, 1, 1, "revert_to_snapshot/before", True)}
+
+
 @pytest.fixture
 def bed(late_bed_of: Callable[[str], ClusterBed]) -> ClusterBed:
     return late_bed_of(DISTURBED_DRIVER)
@@ -42,7 +58,7 @@ def bed(late_bed_of: Callable[[str], ClusterBed]) -> ClusterBed:
 @pytest.fixture
 def call(bed: ClusterBed, operation: str) -> Call:
     """A call whose controller died when the driver call was next."""
-    call = SCENARIOS[operation].prepare(bed)
+    call = OF[operation].prepare(bed)
     bed.faults.arm(f"{operation}/backend/recorded", "kill")
     assert bed.refused(call).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert bed.processes["controller"].wait() == -9
@@ -59,9 +75,12 @@ def compare(bed: ClusterBed, operation: str, call: Call) -> None:
     bed.until_ok(call)
     assert bed.faults.armed() == []
     wait_until("nothing is expected any more", lambda: not bed.kept("late_attempt"))
-    assert SCENARIOS[operation].view(bed) == SCENARIOS[operation].after
+    assert OF[operation].view(bed) == OF[operation].after
     assert bed.inventory().pending == ()
     assert bed.inventory().strange_files == frozenset()
+    if OF[operation].readable:
+        (volume,) = bed.records("volume")
+        assert bed.read(volume["id"]) == DATA
     bed.clear()
 
 
