@@ -87,6 +87,7 @@ class Attachments:
         running.at("waiting for other connections of the volume")
         with context.attachments.holding(request.volume_id):
             volume = context.volume(request.volume_id)
+            late.refuse_while_reverting(context, volume)
             if volume.phase is not Phase.AVAILABLE:
                 raise pending.busy(volume)
             node = self._node(request.node_id)

@@ -136,7 +136,7 @@ def _is_untouched(context: ControllerContext, expected: LateAttemptRecord) -> bo
 def refuse_while_reverting(context: ControllerContext, volume: VolumeRecord) -> None:
     """Leave a volume alone that another process may still be reverting.
 
-    Its call would overwrite what is written after it was done again.
+    Its call would overwrite what is written after the revert was done again.
 
     :raises OperationInProgress: until when it may run.
     """

@@ -182,7 +182,7 @@ def test_a_volume_is_not_used_while_a_late_revert_may_overwrite_it(cluster, call
         for _ in range(2):
             cluster.clock.now += GRACE / 2 - 1
             cluster.look()
-            with Refused(Code.ABORTED, "is being reverted: revert since"):
+            with Refused(Code.ABORTED, "is not reverted again yet: the revert of 'data'"):
                 cluster.publish(volume_id)
             with Refused(Code.ABORTED, "is being reverted: revert since"):
                 cluster.expand(volume_id, 2 * GIB)
