@@ -194,6 +194,7 @@ class VolumeManager:
             ovo.take_over(new.object, update)
             if new.object.size < volume.size_gib:
                 with _partly_done():
+                    self._member.permit()
                     self.driver.extend_volume(new.object, volume.size_gib)
                 ovo.take_over(new.object, {"size": volume.size_gib})
             return new.changed()
@@ -290,6 +291,7 @@ class VolumeManager:
             update = self.driver.create_export(call.context, part.object, connector)
             ovo.take_over(part.object, update)
             with _partly_done():
+                self._member.permit()
                 info = self.driver.initialize_connection(part.object, connector)
             undo.append(lambda: self.driver.terminate_connection(part.object, connector))
             ovo.take_over(part.object, None)
@@ -324,6 +326,7 @@ class VolumeManager:
             if connection.connector:
                 self.driver.terminate_connection(part.object, connection.connector, force=force)
             if not others:
+                self._member.permit()
                 self.driver.remove_export(call.context, part.object)
             ovo.take_over(part.object, None)
             return part.changed()

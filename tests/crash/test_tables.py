@@ -30,8 +30,13 @@ REPEATED = {
 
 
 def calls(file: Path) -> Iterator[tuple[tuple[str, str], int]]:
-    """Every call ``….x.y(…)`` or ``x.y(…)`` in a file: the names x and y, and the line."""
-    for found in ast.walk(ast.parse(file.read_text())):
+    """:func:`calls_in` of a file."""
+    return calls_in(ast.parse(file.read_text()))
+
+
+def calls_in(tree: ast.AST) -> Iterator[tuple[tuple[str, str], int]]:
+    """Every call ``….x.y(…)`` or ``x.y(…)`` in it: the names x and y, and the line."""
+    for found in ast.walk(tree):
         if isinstance(found, ast.Call) and isinstance(found.func, ast.Attribute):
             owner = found.func.value
             name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
@@ -54,6 +59,19 @@ def test_the_node_writes_only_through_its_progress():
 
 def test_the_controller_writes_only_through_its_context():
     assert set(writes("controller", STORE_WRITES)) == set(REPEATED)
+
+
+@pytest.mark.parametrize("module", ["late.py", "orphans.py"])
+def test_every_write_past_the_context_has_its_two_fault_points(module):
+    tree = ast.parse((PACKAGE / "controller" / module).read_text())
+    writers = []
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            called = [call for call, _ in calls_in(function)]
+            if STORE_WRITES.intersection(called):
+                writers.append(function.name)
+                assert called.count(("faults", "reach")) == 2, function.name
+    assert writers
 
 
 @pytest.mark.parametrize("points", [controller.fault_points(), node.fault_points()])
