@@ -14,7 +14,7 @@ import typer
 from csi_driver import __version__
 from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.base.masking import SECRETS
-from csi_driver.cli import demo, keys, orphans, revert, serve
+from csi_driver.cli import demo, keys, orphans, records, revert, serve
 
 HELP = """\
 Any OpenStack Cinder volume driver as a Kubernetes CSI driver, with no OpenStack.
@@ -26,6 +26,8 @@ SQLite, below one state directory.
 cinder-csi demo starts such a plugin and walks a volume through its whole life.
 
 cinder-csi keys makes, shows, rotates and prunes the keys that seal secrets.
+
+cinder-csi records exports, imports and checks records: for backups, and to move them.
 
 cinder-csi orphans lists what may be left on backends, and what is not finished.
 
@@ -46,6 +48,7 @@ app.command("demo")(demo.demo)
 app.command("revert")(revert.revert)
 app.command("orphans")(orphans.orphans)
 app.add_typer(keys.app, name="keys")
+app.add_typer(records.app, name="records")
 
 
 def _version(show: bool) -> None:

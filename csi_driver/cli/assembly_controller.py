@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from csi_driver.base.sealing import KeyFile, KeyRing
 from csi_driver.cinderlib.lookup import StoreLookup
 from csi_driver.cinderlib.manager import VolumeManager
+from csi_driver.cinderlib.persistence import importing
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.records import ConnectionRecord
 from csi_driver.cinderlib.persistence.sealed import SealedStore
@@ -120,10 +121,15 @@ def _cluster_records(
     # Before the records are read: whoever leads then need not read them a second time.
     leads = replica.start()
     # Here, because other controllers do without.
+    from csi_driver.cinderlib.persistence.kubernetes import importing as cluster_importing
     from csi_driver.cinderlib.persistence.kubernetes.store import KubernetesStore
 
     api = Api(connection(settings))
     driver = settings.driver_name
+
+    def may_be_new() -> None:
+        cluster_importing.refuse_unfinished(api, driver)
+        refuse_lost_records(api, driver)
 
     def open_records() -> KubernetesStore:
         return KubernetesStore(
@@ -131,7 +137,7 @@ def _cluster_records(
             driver,
             speaks=replica.is_leading,
             may_write=replica.may_write,
-            may_be_new=lambda: refuse_lost_records(api, driver),
+            may_be_new=may_be_new,
         )
 
     inner = replica.once_there(open_records, stopped)
@@ -149,6 +155,7 @@ def _cluster_records(
             return None
         if not leads:
             inner.refresh()
+        importing.refuse_unfinished(store)
     except BaseException:
         store.close()
         raise

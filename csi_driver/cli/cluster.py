@@ -215,5 +215,5 @@ def refuse_lost_records(api: Api, driver: str) -> None:
         raise ConfigurationError(
             f"The cluster has {len(found)} PersistentVolumes of {driver} ({', '.join(found[:3])},"
             " ...) and no record of any",
-            advice="Restore the records from a backup, then the CinderInstallation with them",
+            advice="Restore the records from a backup: cinder-csi records import, docs/backup.md",
         )

@@ -56,6 +56,21 @@ def prove(store: RecordStore, kind: str, state_dir: Path) -> None:
         )
 
 
+def require_room(state_dir: Path, installation_id: str, kind: str) -> None:
+    """Refuse to bring records into the state directory of another installation or store.
+
+    :raises ConfigurationError: it was used with one.
+    """
+    known = _read(state_dir / "installation.json")
+    mine = Installation(installation_id=installation_id, store=kind)
+    if known is not None and known != mine:
+        raise ConfigurationError(
+            f"{state_dir} belongs to installation {known.installation_id} with --store"
+            f" {known.store}; the records are of {installation_id}, for --store {kind}",
+            advice="Name another --state-dir, with the keys of these records in it",
+        )
+
+
 def recorded_store(state_dir: Path) -> str | None:
     """The kind of store that a state directory was used with last; None: it never was.
 

@@ -84,7 +84,7 @@ def orphans(
         return
     directory = (state_dir or default_state_dir()).absolute()
     url = store_options.store_url(store_url, store_url_file)
-    reader = _reader(directory, url)
+    reader = store_options.reader(directory, url)
     if forget:
         reader.close()
         _forget(directory, url, forget)
@@ -97,36 +97,6 @@ def _show(found: Report, output: Output) -> None:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
         typer.echo("\n".join(_lines(found)))
-
-
-def _reader(directory: Path, url: str) -> RecordReader:
-    """Reads the records of a state directory beside its controller.
-
-    :raises ConfigurationError: records are kept in memory or elsewhere, or there are none.
-    """
-    from csi_driver.cinderlib.persistence.factory import database_path
-    from csi_driver.cinderlib.persistence.reading import DatabaseReader
-    from csi_driver.cli.installation import recorded_store
-
-    recorded = recorded_store(directory)
-    if recorded == "memory":
-        raise ConfigurationError(
-            f"The controller of {directory} keeps its records in memory (--store memory): only"
-            " its log names orphans",
-            advice="Look there for 'may be left on backend'; --store db keeps them",
-        )
-    store_options.require_url(recorded, url, directory)
-    if url:
-        from csi_driver.cinderlib.persistence.opening import reader_at
-
-        return reader_at(url)
-    path = database_path(directory)
-    if not path.exists():
-        raise ConfigurationError(
-            f"{directory} has no record store",
-            advice="Name the directory of cinder-csi serve with --state-dir",
-        )
-    return DatabaseReader(path)
 
 
 def _cluster_reader(kubeconfig: Path | None, driver: str) -> RecordReader:

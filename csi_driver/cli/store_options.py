@@ -1,7 +1,8 @@
 """The options of commands that say where records are.
 
-Used by ``serve``, ``orphans`` and ``keys``.  Without them records are in a SQLite file of
-the state directory.  A password never comes by the command line, where ``ps`` shows it.
+Used by ``serve``, ``orphans``, ``keys`` and ``records``.  Without them records are in a SQLite
+file of the state directory.  A password never comes by the command line, where ``ps`` shows
+it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from csi_driver.config import Hidden
 
 if TYPE_CHECKING:
     from csi_driver.cinderlib.persistence.choice import StoreConfig
+    from csi_driver.cinderlib.persistence.reading import RecordReader
 
 POSTGRESQL = "postgresql"
 """What a state directory remembers of a store in PostgreSQL."""
@@ -112,6 +114,36 @@ def require_url(recorded: str | None, url: str, directory: Path) -> None:
             f"The records of {directory} are in a PostgreSQL database",
             advice="Give its URL with --store-url-file or CINDER_CSI_STORE_URL, as to serve",
         )
+
+
+def reader(directory: Path, url: str) -> RecordReader:
+    """Reads the records of a state directory beside its controller.
+
+    :raises ConfigurationError: records are kept in memory or elsewhere, or there are none.
+    """
+    from csi_driver.cinderlib.persistence.factory import database_path
+    from csi_driver.cinderlib.persistence.reading import DatabaseReader
+    from csi_driver.cli.installation import recorded_store
+
+    recorded = recorded_store(directory)
+    if recorded == "memory":
+        raise ConfigurationError(
+            f"The controller of {directory} keeps its records in memory (--store memory): only"
+            " its log tells of them",
+            advice="Look there for 'may be left on backend'; --store db keeps records",
+        )
+    require_url(recorded, url, directory)
+    if url:
+        from csi_driver.cinderlib.persistence.opening import reader_at
+
+        return reader_at(url)
+    path = database_path(directory)
+    if not path.exists():
+        raise ConfigurationError(
+            f"{directory} has no record store",
+            advice="Name the directory of cinder-csi serve with --state-dir",
+        )
+    return DatabaseReader(path)
 
 
 def _has_password(url: str) -> bool:

@@ -27,7 +27,7 @@ from csi_driver.cinderlib.persistence.records import (
     VolumeRecord,
 )
 from csi_driver.cinderlib.persistence.store import RecordConflict, RecordStore, StoreUnavailable
-from csi_driver.controller import errors, names
+from csi_driver.controller import errors, names, restoring
 from csi_driver.controller.backends import Backends
 from csi_driver.controller.operations import AnyRecord, Recovery, step_of
 from csi_driver.controller.ports import NodeDirectory
@@ -217,16 +217,11 @@ class ControllerContext:
 
     def with_confirmation(self, volume: VolumeRecord) -> VolumeRecord:
         """The volume with what nodes proved about it; stored when it is news."""
-        confirmed = self.nodes.confirmation(volume.id)
-        if confirmed is None:
-            return volume
-        identity = confirmed.identity or volume.identity
-        if (volume.formatting, volume.identity) == (confirmed.formatting, identity):
+        news = restoring.confirmed(volume, self.nodes.confirmation(volume.id))
+        if news == volume:
             return volume
         try:
-            return self.store.put(
-                msgspec.structs.replace(volume, formatting=confirmed.formatting, identity=identity)
-            )
+            return self.store.put(news)
         except RecordConflict:
             # Another copy of the volume is being made and took the news over first.
             return self.with_confirmation(self.volume(volume.id))

@@ -37,6 +37,9 @@ ANSWER_SECONDS = 15.0
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
+_FIRST_PAGE_ONLY = ("resourceVersion", "resourceVersionMatch")
+"""Parameters of a list that its later pages inherit, and that the server refuses there."""
+
 
 class Api:
     """The API server, for any number of threads.
@@ -107,7 +110,11 @@ class Api:
         """The pages of a collection; each is asked for while the one before is read."""
 
         def ask(**token: str) -> _Page:
-            asked = {**(query or {}), "limit": str(size), **token}
+            wanted = dict(query or {})
+            if token:
+                for name in _FIRST_PAGE_ONLY:
+                    wanted.pop(name, None)
+            asked = {**wanted, "limit": str(size), **token}
             answer: _Page = self._answer("GET", path, asked, decode=_decode_page)
             return answer
 

@@ -110,7 +110,7 @@ def test_a_store_in_memory_is_said_to_be_one(driver):
     process.start()
     done = orphans(process)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "keeps its records in memory (--store memory): only its log names orphans" in done.stderr
+    assert "keeps its records in memory (--store memory): only its log tells of them" in done.stderr
 
 
 def test_a_directory_without_records_is_said_to_have_none(driver):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from csi_driver.base.errors import ConfigurationError, SealError
 from csi_driver.base.sealing import KeyFile, KeyRing
+from csi_driver.cinderlib.persistence import importing
 from csi_driver.cinderlib.persistence.choice import Choice, StoreConfig, choose
 from csi_driver.cinderlib.persistence.memory import MemoryStore
 from csi_driver.cinderlib.persistence.sealed import SealedStore, keys_in_use
@@ -29,7 +30,8 @@ def open_store(
     :param keys: seals the secrets in records (see :class:`SealedStore`).  None: with the key
         file of the state directory, which is made with the store; a store that does not
         outlive the process is left as it is, since the keys would lie beside it.
-    :raises ConfigurationError: there is no such store or option, or the key file is damaged.
+    :raises ConfigurationError: there is no such store or option, the key file is damaged, or
+        an import into the store was not finished.
     :raises SealError: records are sealed and the key file is gone.
     :raises StoreUnavailable: see :class:`SQLite` and :class:`PostgreSQL`; likewise
         StoreLocked, StoreCorrupt and StoreTooNew.
@@ -39,12 +41,23 @@ def open_store(
         return choice
     store = _open(choice, state_dir)
     try:
+        if store.lasting:
+            importing.refuse_unfinished(store)
         if keys is None and store.lasting:
             keys = _key_file(store, records_key_path(state_dir))
     except BaseException:
         store.close()
         raise
     return store if keys is None else SealedStore(store, keys)
+
+
+def open_as_kept(config: StoreConfig, state_dir: Path) -> RecordStore:
+    """The store as it lies, whole or not: what is sealed in it stays sealed.
+
+    :raises CinderCSIError: as :func:`open_store`, but for keys and imports.
+    """
+    choice = choose(config)
+    return choice if isinstance(choice, RecordStore) else _open(choice, state_dir)
 
 
 def _open(choice: Choice, state_dir: Path) -> RecordStore:

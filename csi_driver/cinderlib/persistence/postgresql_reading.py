@@ -1,7 +1,7 @@
 """Reads the records of a PostgreSQL store beside the controller that has it.
 
-Used by ``opening`` for ``cinder-csi orphans``.  One read-only transaction, without the
-store's lock; what is sealed stays sealed.
+Used by ``opening`` for ``cinder-csi orphans`` and ``records``.  One read-only transaction,
+without the store's lock; what is sealed stays sealed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from csi_driver.cinderlib.persistence import codec, schema
+from csi_driver.cinderlib.persistence import schema
 from csi_driver.cinderlib.persistence.postgresql_url import Address
-from csi_driver.cinderlib.persistence.reading import KNOWN_VERSION
+from csi_driver.cinderlib.persistence.reading import KNOWN_VERSION, RecordReader, decoded
 from csi_driver.cinderlib.persistence.records import Record
-from csi_driver.cinderlib.persistence.store import StoreTooNew, StoreUnavailable
+from csi_driver.cinderlib.persistence.store import StoreCorrupt, StoreTooNew, StoreUnavailable
 
 R = TypeVar("R", bound=Record)
 
 
-class PostgreSQLReader:
+class PostgreSQLReader(RecordReader):
     """A look into the records of a database, as of one moment.
 
     :raises StoreUnavailable: it cannot be read, or holds no records.
@@ -56,22 +56,24 @@ class PostgreSQLReader:
                 f"{self._address.name} holds no record store",
                 advice="Give the URL that cinder-csi serve has",
             )
-        entry = select(schema.meta.c.value).where(schema.meta.c.key == "schema_version")
-        version = int(self._connection.execute(entry).scalar() or 0)
+        entries = self._connection.execute(select(schema.meta.c.key, schema.meta.c.value))
+        meta = dict(entries.tuples().all())
+        version = int(meta.get("schema_version", 0))
+        self.installation_id = meta.get(schema.INSTALLATION_ID, "")
         if version > KNOWN_VERSION:
             raise StoreTooNew(
                 f"The record store {self._address.name} has schema version {version}; this"
                 f" program reads {KNOWN_VERSION}"
             )
 
-    def list(self, kind: type[R]) -> list[R]:
-        """See :meth:`DatabaseReader.list`."""
+    def each(self, kind: type[R]) -> Iterator[R | StoreCorrupt]:
+        """See :meth:`RecordReader.each`."""
         table = schema.TABLES[kind.KIND]
         if table.name not in self._tables:  # it comes with the next start of a controller
-            return []
+            return iter(())
         with self._explained():
             bodies = self._connection.execute(select(table.c.body).order_by(table.c.id)).scalars()
-            return [codec.decode(kind, body) for body in bodies]
+            return decoded(kind, bodies.all())
 
     def close(self) -> None:
         """Close the connection; may be called twice."""

@@ -182,6 +182,20 @@ def keys_of(records: Iterable[Record]) -> Counter[str]:
     return Counter(key_id_of(text) for record in records for _, text in _sealed_places(record))
 
 
+def has_clear_secret(record: Record) -> bool:
+    """Whether a record, as it lies in a store, holds something unsealed that is to be sealed."""
+    return any(_sealed_text(place.value) is None for place in _places(record))
+
+
+def require_openable(record: Record, ring: KeyRing) -> None:
+    """Open every sealed part of a record, as it lies in a store, and forget it again.
+
+    :raises SealError: one does not open.
+    """
+    for place, text in _sealed_places(record):
+        _open(record, place, text, ring)
+
+
 @dataclass(frozen=True)
 class _Place:
     """A secret part of a record: an entry of a field, or with key None the whole field."""

@@ -30,6 +30,7 @@ class AttachedColumn:
         self._write = write
         self._changed = threading.Condition()
         self._volumes: set[str] = set()
+        self._writing = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="attached column", daemon=True)
         self._thread.start()
@@ -39,6 +40,13 @@ class AttachedColumn:
         with self._changed:
             self._volumes.add(volume_id)
             self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all is written; False when that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._volumes and not self._writing, timeout=seconds
+            )
 
     def close(self) -> None:
         """End; what waits is not written."""
@@ -54,6 +62,7 @@ class AttachedColumn:
                 if self._closed:
                     return
                 volume_id = self._volumes.pop()
+                self._writing = True
             try:
                 self._write(volume_id)
             except ApiNotFound:
@@ -63,3 +72,7 @@ class AttachedColumn:
                 with self._changed:
                     self._volumes.add(volume_id)
                     self._changed.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
+            finally:
+                with self._changed:
+                    self._writing = False
+                    self._changed.notify_all()

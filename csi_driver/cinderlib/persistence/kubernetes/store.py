@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from csi_driver.cinderlib.persistence import codec, conflicts
-from csi_driver.cinderlib.persistence.kubernetes import definitions, objects
+from csi_driver.cinderlib.persistence.kubernetes import definitions, installations, objects
 from csi_driver.cinderlib.persistence.kubernetes.attached import AttachedColumn
 from csi_driver.cinderlib.persistence.kubernetes.cache import Cache, Cached
 from csi_driver.cinderlib.persistence.kubernetes.notices import notices
@@ -39,6 +39,7 @@ from csi_driver.cinderlib.persistence.kubernetes.resources import (
 )
 from csi_driver.cinderlib.persistence.records import ConnectionRecord, Record, VolumeRecord
 from csi_driver.cinderlib.persistence.store import (
+    RecordConflict,
     RecordStore,
     StoreCorrupt,
     StoreUnavailable,
@@ -54,7 +55,7 @@ from csi_driver.kube.errors import (
     ApiUnreachable,
 )
 from csi_driver.kube.events import Events
-from csi_driver.kube.group import API_VERSION, collection, of_driver
+from csi_driver.kube.group import of_driver
 from csi_driver.kube.reflector import Reflector
 
 LOG = logging.getLogger(__name__)
@@ -67,8 +68,6 @@ WRITE_SECONDS = 20.0
 
 SYNC_SECONDS = 60.0
 """How long the first reading of all records may take."""
-
-_INSTALLATIONS = collection("cinderinstallations")
 
 
 class KubernetesStore(RecordStore):
@@ -153,9 +152,16 @@ class KubernetesStore(RecordStore):
         What the leader before wrote last may not have come by the watches yet.
 
         :raises StoreUnavailable: the API server does not answer.
+        :raises StoreCorrupt: the records are another installation's since this store was opened.
         """
         kinds = list(self._caches)
         with _explained("The records cannot be read"), ThreadPoolExecutor(len(kinds)) as pool:
+            if installations.find(self._api, self._driver) != self.installation_id:
+                raise StoreCorrupt(
+                    f"The CinderInstallation {self._driver} is not the one that was there when"
+                    " this process started",
+                    advice="Start it again; if the object is gone, restore it with its records",
+                )
             list(pool.map(self._read_anew, kinds))
 
     # -- writing ---------------------------------------------------------------
@@ -193,6 +199,27 @@ class KubernetesStore(RecordStore):
         cache.forget(record.id, gone_at)
         if isinstance(record, ConnectionRecord):
             self._attached.update(record.volume_id)
+
+    def adopt(self, installation_id: str) -> None:
+        """See :meth:`RecordStore.adopt`.
+
+        :raises RecordConflict: the store is not new, and belongs to another installation.
+        """
+        if installation_id == self.installation_id:
+            return
+        if not self.fresh:
+            raise RecordConflict(
+                f"The CinderInstallation {self._driver} is that of {self.installation_id}",
+                advice="Records of another installation go into a cluster, or under a driver"
+                " name, that has none",
+            )
+        with _explained("The CinderInstallation cannot be changed"):
+            installations.replace(self._api, self._driver, installation_id)
+        self.installation_id = installation_id
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until what is derived for people is written, too; False when that takes longer."""
+        return self._attached.wait(seconds)
 
     def close(self) -> None:
         """See :meth:`RecordStore.close`."""
@@ -344,20 +371,11 @@ class KubernetesStore(RecordStore):
 
     def _installation(self, may_be_new: Callable[[], None]) -> tuple[str, bool]:
         """The installation id, made when there is none, and whether it was made now."""
-        path = f"{_INSTALLATIONS}/{self._driver}"
-        with contextlib.suppress(ApiNotFound):
-            return _installation_id(self._api.get(path)), False
+        found = installations.find(self._api, self._driver)
+        if found is not None:
+            return found, False
         may_be_new()
-        made = {
-            "apiVersion": API_VERSION,
-            "kind": "CinderInstallation",
-            "metadata": {"name": self._driver},
-            "spec": {"installationID": str(uuid.uuid4())},
-        }
-        try:
-            return _installation_id(self._api.create(_INSTALLATIONS, made)), True
-        except ApiConflict:  # another replica was faster
-            return _installation_id(self._api.get(path)), False
+        return installations.make(self._api, self._driver, str(uuid.uuid4()))
 
     def _wait_for_all(self) -> None:
         until = self._clock() + SYNC_SECONDS
@@ -366,16 +384,6 @@ class KubernetesStore(RecordStore):
                 raise StoreUnavailable(
                     f"The records could not be read within {SYNC_SECONDS:g} s: {reflector.error}"
                 )
-
-
-def _installation_id(item: Object) -> str:
-    found = (item.get("spec") or {}).get("installationID")
-    if not found:
-        raise StoreCorrupt(
-            f"The CinderInstallation {item['metadata']['name']} has no installationID",
-            advice="Restore it from a backup: every id of the cluster is made of it",
-        )
-    return str(found)
 
 
 def _decoded(kind: type[R], found: Cached) -> R:
