@@ -180,6 +180,32 @@ def test_a_renewal_that_was_read_late_counts_from_after_the_reading(proxied, clo
     assert (first.standing, second.standing) == (Standing.LEADING, Standing.STANDBY)
 
 
+def test_a_standby_that_looked_just_before_the_lease_ran_out_looks_again_soon(proxied, clock):
+    """Its first look took longer than the sixth, which therefore comes a moment too early."""
+    first, _, proxy = proxied
+    durations = [0.3]
+
+    def judge(verb: str, path: str) -> Verdict:
+        clock.now += durations.pop() if durations else 0.1
+        return PASS
+
+    def wait(seconds: float) -> None:
+        if standby.standing is Standing.LEADING:
+            ended.wait()
+        else:
+            clock.now += seconds
+
+    ended = threading.Event()
+    proxy.judge = judge
+    began = clock.now
+    standby = Elector(Api(proxy.connection()), first.name, "third", clock=clock, wait=wait)
+    standby.start()
+    assert standby.wait_to_lead(60) is Standing.LEADING
+    ended.set()
+    standby.stop()
+    assert clock.now < began + LEASE_SECONDS + 1
+
+
 def test_a_renewal_is_one_request(proxied):
     first, second, proxy = proxied
     first.stop()
