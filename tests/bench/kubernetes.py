@@ -83,7 +83,7 @@ def _measure(here: Path, keys: Path, empty: ApiServer, full: ApiServer) -> Itera
         with cluster.client(leader) as many:
             yield from _at_rest(many)
             yield from _page(many, few)
-            yield from _creates(many, few)
+            yield from _creates(many, few, Process(full.pid()))
             yield from _memory(many)
         proxy = stack.enter_context(closing(FaultProxy(full)))
         standby = cluster.replica(full, here / "2", keys, proxy)
@@ -150,14 +150,27 @@ def _page(many: Subject, few: Subject) -> Iterator[Figure]:
     )
 
 
-def _creates(many: Subject, few: Subject) -> Iterator[Figure]:
+def _creates(many: Subject, few: Subject, api_server: Process) -> Iterator[Figure]:
     """CreateVolume by 16 clients, beside the other API server, in turns."""
     took: tuple[list[float], list[float]] = ([], [])
     for subject in (many, few):
         _create_ms(subject, CREATES)
+    used = [0.0, 0.0]
     for _ in range(ROUNDS):
-        for subject, times in zip((many, few), took, strict=True):
-            times.extend(_create_ms(subject, CREATES))
+        before = [each.cpu_seconds() for each in (many, api_server)]
+        took[0].extend(_create_ms(many, CREATES))
+        after = [each.cpu_seconds() for each in (many, api_server)]
+        used = [total + b - a for total, a, b in zip(used, before, after, strict=True)]
+        took[1].extend(_create_ms(few, CREATES))
+    own, beside = (each / len(took[0]) * 1000 for each in used)
+    yield Figure(
+        name="CPU of CreateVolume",
+        setting=f"{FULL}, {CLIENTS} clients",
+        value=own,
+        unit="ms",
+        beside=beside,
+        beside_name="kube-apiserver",
+    )
     for percent in (50, 99):
         own, beside = (_percentile(times, percent) for times in took)
         yield Figure(
