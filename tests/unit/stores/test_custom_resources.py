@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 from typing import Any
 
@@ -95,8 +96,10 @@ volumes = st.builds(
 @given(volume=volumes, before=st.none() | volumes, version=st.integers(1, (1 << 53) - 1))
 def test_a_record_is_read_from_its_object_as_it_was(volume, before, version):
     stored = None if before is None else objects.to_object(before, 7, DRIVER, None, NOW)
+    kept = copy.deepcopy(stored)
     made = objects.to_object(volume, version, DRIVER, stored, NOW)
     assert objects.to_record(VolumeRecord, made) == msgspec.structs.replace(volume, version=version)
+    assert stored == kept, "the stored object is read only"
 
 
 def volume(**fields: Any) -> VolumeRecord:
