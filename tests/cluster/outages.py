@@ -62,7 +62,12 @@ def losing(server: ApiServer, proxy: FaultProxy) -> AbstractContextManager[None]
     return _spoiled(proxy, lambda verb, path: PASS if verb in _READS else lost)
 
 
-ALL: tuple[Outage, ...] = (stopped, frozen, slow, busy, failing, losing)
+def forbidding(server: ApiServer, proxy: FaultProxy) -> AbstractContextManager[None]:
+    """The server refuses everybody, as one that has just started and knows no roles yet."""
+    return _spoiled(proxy, lambda verb, path: Verdict(forward=False, status=403))
+
+
+ALL: tuple[Outage, ...] = (stopped, frozen, slow, busy, failing, losing, forbidding)
 
 
 def after(seconds: float) -> threading.Event:
