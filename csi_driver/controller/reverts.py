@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
+import msgspec
+
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
 from csi_driver.controller import errors, late, pending
@@ -92,6 +94,7 @@ class Reverts:
                 f"Volume {volume_id} is published to {', '.join(nodes)}",
                 advice="Stop its workload, and unpublish it first",
             )
+        unfinished = volume.operation
         volume = context.write(
             volume, OPERATION, "backend", phase=Phase.REVERTING, snapshot_id=snapshot_id
         )
@@ -104,6 +107,9 @@ class Reverts:
         except DriverCallFailed as failed:
             if failed.failure.may_have_effect:
                 context.note(volume, failed.failure.message)
+            elif unfinished is not None:
+                # Still half of what an earlier attempt left: its snapshot is to be gone back to.
+                context.note(_wishing(volume, unfinished.snapshot_id), failed.failure.message)
             else:
                 context.write(volume, OPERATION, "undone", phase=Phase.AVAILABLE)
             raise as_error(failed) from failed
@@ -117,3 +123,11 @@ class Reverts:
             phase=Phase.AVAILABLE,
             formatting=snapshot.formatting,
         )
+
+
+def _wishing(volume: VolumeRecord, snapshot_id: str) -> VolumeRecord:
+    """The volume in the same operation with another snapshot as its target."""
+    if volume.operation is None:
+        return volume
+    operation = msgspec.structs.replace(volume.operation, snapshot_id=snapshot_id)
+    return msgspec.structs.replace(volume, operation=operation)

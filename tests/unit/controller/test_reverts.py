@@ -76,6 +76,29 @@ def test_a_volume_that_may_be_half_reverted_is_not_published_until_it_was_done_a
     assert bench.publish(volume_id)
 
 
+def test_a_volume_that_may_be_half_reverted_stays_so_when_another_snapshot_is_refused(
+    bench, volume_id, snapshot_id
+):
+    bench.expand(volume_id, 2 * GIB)
+    newer = bench.snapshot(volume_id, "newer").snapshot_id
+    bench.faults().fail("revert_to_snapshot", VendorError("lost"), "after")
+    with pytest.raises(errors.BackendFailed, match="lost"):
+        revert(bench, volume_id, newer)
+    with pytest.raises(errors.BackendRefused, match="its snapshot"):
+        revert(bench, volume_id, snapshot_id)
+    with Refused(Code.ABORTED, "being reverted"):
+        bench.publish(volume_id)
+    with Refused(Code.ABORTED, "being reverted"):
+        bench.delete_snapshot(newer)
+    operation = bench.record(volume_id).operation
+    assert operation is not None
+    assert (operation.snapshot_id, operation.attempts) == (newer, 2)
+    assert "its snapshot" in operation.last_error
+    bench.restart()
+    assert bench.record(volume_id).phase is Phase.AVAILABLE
+    assert bench.faults().operations().count("revert_to_snapshot") == 2
+
+
 def test_a_revert_that_was_begun_is_done_again_by_the_next_process(bench, volume_id, snapshot_id):
     record = bench.record(volume_id)
     begun = Operation(
