@@ -100,10 +100,14 @@ class Attachments:
             late.refuse_publish(context, volume, connections)
             if mine is None:
                 self._refuse_over_limit(node)
+            elif mine.connector != node.connector:
+                # The backend may know the host by the connector that the record still has.
+                reason = f"Node {node.node_id} has another connector than when it was attached"
+                self._undo(volume, mine, others, backend, reason)
             volume = context.with_confirmation(volume)
             record = self._intend(request, volume, node, mine)
             running.at("backend attach")
-            return self._connect(volume, record, others, backend)
+            return self._connect(volume, record, others, backend, again=mine is not None)
 
     def _refuse_over_limit(self, node: NodeRegistration) -> None:
         if not node.max_volumes:
@@ -151,7 +155,10 @@ class Attachments:
         record: ConnectionRecord,
         others: Sequence[ConnectionRecord],
         backend: ControllerBackend,
+        *,
+        again: bool,
     ) -> dict[str, str]:
+        """Attach; ``again``: after an attempt that may have had effect, as this one may."""
         context = self._context
         try:
             changed, connected = attempt(
@@ -159,7 +166,7 @@ class Attachments:
                 lambda: backend.manager.connect(volume, record, others),
             )
         except DriverCallFailed as failed:
-            if failed.failure.may_have_effect:
+            if again or failed.failure.may_have_effect:
                 self._undo(volume, record, others, backend, str(failed))
             context.erase(record, "publish", "undone")
             raise as_error(failed) from failed
@@ -322,8 +329,9 @@ class Attachments:
             volume = context.store.get(VolumeRecord, volume_id)
             others = context.connections(volume_id)
             again = any(other.id == connection.id for other in others)
-            # One that was published again is removed when it is unpublished.
-            if expected.call == "publish" and volume is not None and not again:
+            # One that was published again is removed when it is unpublished.  A detach may have
+            # been the redoing of one that undid an attach: then that may have come last.
+            if volume is not None and not again:
                 self._disconnect_late(expected, volume, connection, others, backend)
             late.forget(context, expected)
 

@@ -153,6 +153,22 @@ def test_a_backend_that_does_not_end_a_late_attach_is_asked_again(cluster, calle
     assert cluster.expected() == []
 
 
+def test_a_late_attach_is_removed_though_its_removal_was_lost_too(cluster, callers, volume_id):
+    gate = cluster.faults().hold_next("initialize_connection")
+    answer = callers.submit(cluster.publish, volume_id)
+    gate.wait_until_entered()
+    cluster.faults().fail("terminate_connection", VendorError("not now"))
+    cluster.take_over("second")
+    cluster.take_over("third")
+    assert cluster.store.list(ConnectionRecord) == []
+    gate.release()
+    assert answer.exception(WAIT)
+    assert connected(cluster) != []
+    cluster.clock.now += ATTACH_GRACE
+    cluster.look()
+    assert (connected(cluster), cluster.expected()) == ([], [])
+
+
 # -- extend ---------------------------------------------------------------------------
 
 

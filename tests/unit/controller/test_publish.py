@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from csi_driver.base.errors import SealError
@@ -216,6 +217,47 @@ def test_a_connector_that_the_backend_refuses_is_a_clear_error(bench, volume_id)
     bench.nodes.register(registration)
     with Refused(Code.FAILED_PRECONDITION, "Attaching 'data' to n1 failed"):
         bench.publish(volume_id)
+    assert bench.store.list(ConnectionRecord) == []
+
+
+@pytest.mark.parametrize("connector", [{"host": ""}, {"host": "renamed"}])
+def test_an_attach_of_unknown_outcome_ends_when_its_node_has_another_connector(
+    bench, volume_id, connector
+):
+    bench.faults().fail("initialize_connection", VendorError("lost the session"), "after")
+    bench.faults().fail("terminate_connection", VendorError("still"))
+    with Refused(Code.ABORTED, "lost the session"):
+        bench.publish(volume_id)
+    bench.nodes.register(msgspec.structs.replace(bench.nodes.node("n1"), connector=connector))
+    bench.faults().fail("terminate_connection", VendorError("not now"))
+    with Refused(Code.ABORTED, "not now"):
+        bench.publish(volume_id)
+    assert connected(bench) == [(connected(bench)[0][0], "n1")]
+    if connector["host"]:
+        bench.publish(volume_id)
+        bench.unpublish(volume_id)
+    else:
+        with Refused(Code.FAILED_PRECONDITION, "Attaching 'data' to n1 failed"):
+            bench.publish(volume_id)
+    assert connected(bench) == []
+    assert bench.store.list(ConnectionRecord) == []
+
+
+def test_an_attach_of_unknown_outcome_is_undone_when_the_next_is_refused(
+    bench, volume_id, monkeypatch
+):
+    bench.faults().fail("initialize_connection", VendorError("lost the session"), "after")
+    bench.faults().fail("terminate_connection", VendorError("still"))
+    with Refused(Code.ABORTED, "lost the session"):
+        bench.publish(volume_id)
+
+    def validate_connector(connector):
+        raise NotImplementedError("no such transport")
+
+    monkeypatch.setattr(bench.managers[0].driver, "validate_connector", validate_connector)
+    with Refused(Code.INVALID_ARGUMENT, "no such transport"):
+        bench.publish(volume_id)
+    assert connected(bench) == []
     assert bench.store.list(ConnectionRecord) == []
 
 
