@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import secrets
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -25,7 +26,7 @@ from csi_driver.config import Settings
 from csi_driver.controller import restoring
 from csi_driver.kube import node_objects
 from csi_driver.kube.api import Api
-from csi_driver.kube.election import LEASE_SECONDS, Elector, Standing
+from csi_driver.kube.election import LEASE_SECONDS, RETRY_SECONDS, Elector, Standing
 from csi_driver.kube.errors import ApiNotFound
 from csi_driver.kube.patient import PatientApi
 
@@ -50,7 +51,7 @@ class Leases:
         self._api = api
         self._driver = driver
         self._namespace = namespace
-        self._me = f"cinder-csi-records/{socket.gethostname()}/{os.getpid()}"
+        self._me = f"{socket.gethostname()}/cinder-csi-records-{secrets.token_hex(4)}"
         self._electors: list[Elector] = []
 
     @contextmanager
@@ -60,8 +61,9 @@ class Leases:
         :raises StoreLocked: a controller holds it.
         :raises ApiError: the API server cannot be asked.
         """
+        seen = self._seen()
         with ExitStack() as release:
-            for namespace in sorted(self._holders()) or [self._existing(self._namespace)]:
+            for namespace in sorted(seen) or [self._existing(self._namespace)]:
                 at = dataclasses.replace(self._api.connection, namespace=namespace)
                 api = release.enter_context(closing(Api(at, connections=2)))
                 elector = Elector(api, self._driver, self._me)
@@ -69,13 +71,27 @@ class Leases:
                 release.callback(elector.stop)
                 self._electors.append(elector)
             for elector in self._electors:
-                if elector.wait_to_lead(TAKE_SECONDS) is not Standing.LEADING:
-                    raise StoreLocked(
-                        f"A controller of {self._driver} works on the records: {elector.explain()}",
-                        advice="Scale the controllers to 0 for that moment; no workload notices."
-                        " A backup is made beside them with --while-running",
-                    )
+                self._take(elector, seen)
             yield
+
+    def _take(self, elector: Elector, before: dict[str, tuple[str, str]]) -> None:
+        """Wait until this process leads; no longer than it takes to see that another is alive.
+
+        :param before: the Leases as they were found.
+        """
+        until = time.monotonic() + TAKE_SECONDS
+        while elector.wait_to_lead(RETRY_SECONDS) is not Standing.LEADING:
+            alive = any(
+                renewed != before[at][1] and holder == before[at][0] not in ("", self._me)
+                for at, (holder, renewed) in self._seen().items()
+                if at in before
+            )
+            if alive or time.monotonic() > until:
+                raise StoreLocked(
+                    f"A controller of {self._driver} works on the records: {elector.explain()}",
+                    advice="Scale the controllers to 0 for that moment; no workload notices."
+                    " A backup is made beside them with --while-running",
+                )
 
     def require_alone(self) -> None:
         """Return if it is held still, and no controller began in another namespace.
@@ -83,7 +99,7 @@ class Leases:
         :raises StoreLocked: one did.
         """
         self.require()
-        others = {each for each in self._holders().values() if each not in ("", self._me)}
+        others = {holder for holder, _ in self._seen().values() if holder not in ("", self._me)}
         if others:
             raise StoreLocked(
                 f"A controller of {self._driver} began meanwhile: {', '.join(sorted(others))}",
@@ -101,13 +117,14 @@ class Leases:
                     f"The Lease was lost: {elector.explain()}", advice="Do this again"
                 )
 
-    def _holders(self) -> dict[str, str]:
-        """Who holds the Lease, by namespace."""
+    def _seen(self) -> dict[str, tuple[str, str]]:
+        """Who holds the Lease, and when it was renewed, by namespace."""
         named = {"fieldSelector": f"metadata.name={self._driver}"}
         found, _ = self._api.list("/apis/coordination.k8s.io/v1/leases", named)
+        specs = {each["metadata"]["namespace"]: each.get("spec") or {} for each in found}
         return {
-            each["metadata"]["namespace"]: (each.get("spec") or {}).get("holderIdentity") or ""
-            for each in found
+            namespace: (spec.get("holderIdentity") or "", spec.get("renewTime") or "")
+            for namespace, spec in specs.items()
         }
 
     def _existing(self, namespace: str) -> str:
