@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from csi_driver.kube.connection import Connection
 from csi_driver.kube.errors import ApiBusy, ApiForbidden
 from csi_driver.kube.group import collection, of_driver
 from csi_driver.rpc._generated import csi_pb2 as pb
+from tests.cluster import outages
 from tests.cluster.accounts import add_node, install
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.outages import Outage
 from tests.cluster.plugin import make_keys, plugin
 from tests.cluster.pod import Account, in_pod, inside
 from tests.process.test_roles import FOREIGN, imported
@@ -203,20 +205,8 @@ def confirmations(server: ApiServer) -> set[str]:
     return {each["spec"]["volumeID"] for each in found}
 
 
-@contextlib.contextmanager
-def stopped(server: ApiServer) -> Iterator[None]:
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
-
-
-Away = Callable[[ApiServer], AbstractContextManager[None]]
-
-
-@pytest.mark.parametrize("away", [ApiServer.frozen, stopped])
-def test_without_a_server_it_unstages_and_stages_what_has_a_filesystem(pair: Pair, away: Away):
+@pytest.mark.parametrize("away", [outages.frozen, outages.stopped])
+def test_without_a_server_it_unstages_and_stages_what_has_a_filesystem(pair: Pair, away: Outage):
     used, context = pair.attached("used")
     pair.on_node.stage(used, context, str(pair.path("used")))
     pair.published("used", used, context)
@@ -227,7 +217,7 @@ def test_without_a_server_it_unstages_and_stages_what_has_a_filesystem(pair: Pai
     pair.on_controller.unpublish(formatted, NODE)
     context = pair.on_controller.publish(formatted, NODE)
     fresh, fresh_context = pair.attached("fresh")
-    with away(pair.server):
+    with away(pair.server, pair.proxy):
         asked = len(pair.proxy.seen)
         pair.unpublished("used", used)
         pair.on_node.unstage(used, str(pair.path("used")))
@@ -252,6 +242,22 @@ def test_without_a_server_it_unstages_and_stages_what_has_a_filesystem(pair: Pai
     assert "Traceback" not in pair.node.logs()
 
 
+def test_a_confirmation_whose_answer_is_lost_is_one(pair: Pair):
+    """The volume was formatted, and the node was not told that the ledger knows it."""
+    volume_id, context = pair.attached("lost")
+    with outages.losing(pair.server, pair.proxy), pytest.raises(grpc.RpcError) as error:
+        pair.on_node.stage(volume_id, context, str(pair.path("lost")))
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert leftovers.loop_devices_below(pair.directory) == []
+    said = pair.server.admin.get(f"{collection('cinderconfirmations')}/{volume_id}")["spec"]
+    assert said["state"] == "formatted"
+    pair.on_node.stage(volume_id, context, str(pair.path("lost")))
+    (device,) = leftovers.loop_devices_below(pair.directory)
+    asked = ["blkid", "--probe", "--match-tag=UUID", "--output=value", device]
+    assert subprocess.check_output(asked, text=True).strip() == said["fsUUID"]
+    pair.gone("lost", volume_id)
+
+
 def staged(pair: Pair, name: str, volume_id: str, context: dict[str, str]) -> bool:
     """Whether NodeStageVolume worked; a server that has just started may refuse anybody."""
     try:
@@ -272,7 +278,7 @@ def test_a_node_that_starts_without_a_server_serves_and_registers_when_it_comes(
     pair.on_node.stage(used, context, str(pair.path("used")))
     pair.server.admin.delete(collection("cindernodes") + f"/{NODE}.{DRIVER}")
     said = pair.node.logs().count("Registered: ")
-    with stopped(pair.server):
+    with outages.stopped(pair.server, pair.proxy):
         pair.node.stop()
         pair.node.start()
         assert pair.on_node.node.NodeGetInfo(pb.NodeGetInfoRequest(), timeout=WAIT).node_id == NODE

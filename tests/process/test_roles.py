@@ -19,6 +19,9 @@ FOREIGN = (
     "csi_driver.kube",
     "csi_driver.rpc.controller",
     "kubernetes",
+    "pydantic",
+    "requests",
+    "rich",
     "sqlalchemy",
 )
 """What runs on every machine of a cluster loads none of these, nor anything below them."""
