@@ -79,16 +79,19 @@ def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept:
     if metadata:
         made.metadata = metadata
     else:
-        made._obj_metadata = _empty(kept._obj_metadata, made, "metadata")
-    made._obj_admin_metadata = _empty(kept._obj_admin_metadata, made, "admin_metadata")
-    made._obj_glance_metadata = _empty(kept._obj_glance_metadata, made, "glance_metadata")
+        made._obj_metadata = _empty(kept._obj_metadata)
+    made._obj_admin_metadata = _empty(kept._obj_admin_metadata)
+    made._obj_glance_metadata = _empty(kept._obj_glance_metadata)
     # As Cinder's _reset_metadata_tracking() does.
     made._orig_metadata, made._orig_admin_metadata, made._orig_glance_metadata = metadata, {}, {}
     made._obj_volume_attachment = attachments = _copy_of(kept._obj_volume_attachment, context)
-    attachments._obj_objects = _empty(attachments._obj_objects, attachments, "objects")
+    attachments._obj_objects = _empty(attachments._obj_objects)
     made._obj_volume_type = volume_type = _copy_of(kept._obj_volume_type, context)
-    volume_type.extra_specs = row["volume_type"]["extra_specs"]
-    volume_type._changed_fields.clear()
+    if extra_specs := row["volume_type"]["extra_specs"]:
+        volume_type.extra_specs = extra_specs
+        volume_type._changed_fields.clear()
+    else:
+        volume_type._obj_extra_specs = _empty(volume_type._obj_extra_specs)
     for name, known, value in zip(_column_names(), kept_columns, _columns_of(row), strict=True):
         if value == known:
             continue
@@ -108,10 +111,14 @@ def _copy_of(versioned_object: Any, context: Any) -> Any:
     return made
 
 
-def _empty(collection: Any, owner: Any, field: str) -> Any:
-    """An empty collection of the same kind, which checks what is put in."""
+def _empty(collection: Any) -> Any:
+    """An empty collection of the same kind, which checks what is put in.
+
+    It does not know its object, which it would need for nothing: so the object goes when
+    the call ends, and not when the garbage collector finds the circle.
+    """
     made = type(collection)()
-    made.enable_coercing(collection._element_type, owner, field)
+    made.enable_coercing(collection._element_type, None, collection._field)
     return made
 
 

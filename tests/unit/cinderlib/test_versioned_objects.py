@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -39,6 +40,29 @@ def test_a_copy_has_the_fields_that_cinder_would_set(loaded: Loaded, row: rows.R
     assert made.obj_to_primitive() == expected.obj_to_primitive()
     assert vars(made).keys() == vars(expected).keys()
     assert made.obj_what_changed() == set()
+
+
+def test_a_copy_refuses_what_cinder_would_refuse(loaded: Loaded, row: rows.Row) -> None:
+    made = ovo.volume(ovo.request_context(), row)
+    for refused in (
+        lambda: made.metadata.update(key=["no text"]),
+        lambda: made.admin_metadata.update(key=["no text"]),
+        lambda: made.volume_type.extra_specs.update(key=["no text"]),
+        lambda: made.volume_attachment.objects.append("no attachment"),
+        lambda: setattr(made, "size", "no number"),
+    ):
+        with pytest.raises(ValueError, match=r"is required|no number"):
+            refused()
+
+
+def test_an_object_goes_with_its_call(loaded: Loaded) -> None:
+    """Not when the garbage collector comes by: a circle of 24 objects a call costs much."""
+    context = ovo.request_context()
+    record = loaded.volume(1)
+    owner = {"user_id": "user", "project_id": "project"}
+    row = rows.volume_row(record, host="here@main", pool="one", owner=owner, source_ids={})
+    made = weakref.ref(ovo.volume(context, row))
+    assert made() is None
 
 
 def test_what_a_driver_does_to_one_volume_reaches_no_other(loaded: Loaded, row: rows.Row) -> None:
