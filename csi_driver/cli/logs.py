@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import TextIO
 
 from csi_driver.base.masking import SECRETS
 from csi_driver.config import LogLevel
@@ -27,6 +28,13 @@ OPENSTACK = (
     "tooz",
 )
 """Libraries that say at DEBUG what they do to backends and devices."""
+
+
+class Lines(logging.StreamHandler[TextIO]):
+    """Writes each record to standard error, which flushes every line by itself."""
+
+    def flush(self) -> None:
+        """Nothing is left to flush."""
 
 
 class MaskingFormatter(logging.Formatter):
@@ -60,7 +68,7 @@ def configure(level: LogLevel) -> None:
     # What no line shows need not be found out for each (Python's logging HOWTO, Optimization).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler()
+    handler = Lines()
     handler.setFormatter(MaskingFormatter())
     root = logging.getLogger()
     root.addHandler(handler)

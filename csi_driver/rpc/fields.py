@@ -16,6 +16,11 @@ from csi_driver.rpc._generated import csi_pb2 as pb
 NAME_CHARACTERS = 128
 """Longest name in characters (CSI, CreateVolumeRequest.name)."""
 
+_MODES = {
+    pb.VolumeCapability.AccessMode.Mode.Value(mode): mode  # by their numbers on the wire
+    for mode in AccessMode
+}
+
 MAP_BYTES = 4096
 """Largest map<string,string> in bytes, keys and values together (CSI, Size Limits)."""
 
@@ -28,7 +33,7 @@ def name(text: str, field: str = "name") -> str:
     required(text, field)
     if len(text) > NAME_CHARACTERS:
         raise InvalidRequest(f"{field} has {len(text)} characters, more than {NAME_CHARACTERS}")
-    for position, character in enumerate(text):
+    for position, character in enumerate(text) if not text.isprintable() else ():
         if unicodedata.category(character) == "Cc":
             raise InvalidRequest(
                 f"{field} has the control character U+{ord(character):04X} at {position}"
@@ -67,8 +72,8 @@ def capability(message: pb.VolumeCapability) -> VolumeCapability:
     if kind is None:
         raise InvalidRequest("volume_capability has no access_type", advice="Set mount or block")
     try:
-        mode = AccessMode(pb.VolumeCapability.AccessMode.Mode.Name(message.access_mode.mode))
-    except ValueError:
+        mode = _MODES[message.access_mode.mode]
+    except KeyError:
         raise InvalidRequest(
             f"volume_capability has an unknown access_mode ({message.access_mode.mode})",
             advice=f"Access modes: {', '.join(AccessMode)}",
