@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import TracebackType
 
 from cinder import exception
 
@@ -30,26 +31,42 @@ def disk_errors() -> Iterator[None]:
         raise VolumeFileError(f"The volume directory cannot be used: {error}") from error
 
 
-@contextlib.contextmanager
-def as_cinder(
-    missing: Callable[[str], Exception] = exception.VolumeNotFound,
-) -> Iterator[None]:
+class as_cinder:
     """Raise what a Cinder driver raises; ``missing`` is made of a file that is not there."""
-    try:
-        yield
-    except PoolFull as error:
-        raise exception.NoValidBackend(reason=str(error)) from error
-    except UnsafeName as error:
-        raise exception.InvalidInput(reason=str(error)) from error
-    except VolumeFileBusy as error:
-        raise exception.VolumeIsBusy(str(error)) from error
-    except NotAdoptable as error:
-        raise exception.ManageExistingInvalidReference(
-            existing_ref=error.message, reason=error.advice
-        ) from error
-    except VolumeFileExists as error:
-        raise exception.Duplicate(str(error)) from error
-    except VolumeFileMissing as error:
-        raise missing(str(error)) from error
-    except VolumeFileError as error:
-        raise exception.VolumeBackendAPIException(data=str(error)) from error
+
+    def __init__(self, missing: Callable[[str], Exception] = exception.VolumeNotFound) -> None:
+        self._missing = missing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, VolumeFileError):
+            raise self._translated(error) from error
+
+    def _translated(self, error: VolumeFileError) -> Exception:
+        text = str(error)
+        found: Exception
+        match error:
+            case PoolFull():
+                found = exception.NoValidBackend(reason=text)
+            case UnsafeName():
+                found = exception.InvalidInput(reason=text)
+            case VolumeFileBusy():
+                found = exception.VolumeIsBusy(text)
+            case NotAdoptable():
+                found = exception.ManageExistingInvalidReference(
+                    existing_ref=error.message, reason=error.advice
+                )
+            case VolumeFileExists():
+                found = exception.Duplicate(text)
+            case VolumeFileMissing():
+                found = self._missing(text)
+            case _:
+                found = exception.VolumeBackendAPIException(data=text)
+        return found

@@ -137,11 +137,11 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
         """Remove the volume; nothing happens when it is not there."""
         with as_cinder():
             name = volume.name  # every look at it formats it anew
-            if self._files.has(name):
+            if found := self._files.find(name):
                 self._check_owner(volume, name)
-                path = self._files.path_of(name)
-                devices = loop_mounts.loop_devices_of(path)
+                devices = loop_mounts.loop_devices_behind(found)
                 if devices:
+                    path = self._files.path_of(name)
                     raise VolumeFileBusy(f"{path} is in use by {', '.join(devices)}")
             self._files.remove(name)
 

@@ -61,13 +61,17 @@ MakeTimer = Callable[[float, Callable[[], None]], Timer]
 
 
 def loop_devices_of(file: Path) -> list[str]:
-    """Names (``loop0``) of the loop devices behind which this very file is.
+    """Names (``loop0``) of the loop devices behind which this very file is."""
+    return loop_devices_behind(file.stat())
 
-    Asked of the devices by device and inode number: the path in sysfs depends on
-    the mount namespace in which a device was set up.
+
+def loop_devices_behind(file: os.stat_result) -> list[str]:
+    """Names of the loop devices behind which the file with this device and inode number is.
+
+    Asked of the devices by these numbers: the path in sysfs depends on the mount
+    namespace in which a device was set up.
     """
-    wanted = file.stat()
-    inode = (wanted.st_dev, wanted.st_ino)
+    inode = (file.st_dev, file.st_ino)
     names = _loop_devices_with_a_file()
     return [name for name in names if _backing_inode(f"/dev/{name}") == inode]
 

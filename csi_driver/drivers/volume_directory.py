@@ -18,6 +18,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 from csi_driver.drivers.capacity import Usage
 from csi_driver.drivers.errors import (
@@ -81,12 +82,21 @@ class VolumeDirectory:
             raise UnsafeName(f"{name!r} cannot be the name of a volume file")
         return f"{self._path}/{name}"
 
-    def has(self, name: str) -> bool:
-        """Whether there is something of that name.
+    def find(self, name: str) -> os.stat_result | None:
+        """The file of that name; None when there is none.
 
+        :raises VolumeFileMissing: it is no regular file.
         :raises UnsafeName: it could be elsewhere, or hidden.
         """
-        return _exists(self._at(name))
+        path = self._at(name)
+        with _explained(f"{path} cannot be used"):
+            try:
+                info = os.lstat(path)
+            except FileNotFoundError:
+                return None
+        if not stat.S_ISREG(info.st_mode):
+            raise VolumeFileMissing(f"There is no file {path}")
+        return info
 
     def existing(self, name: str) -> Path:
         """The path of a file that is there.
@@ -97,12 +107,7 @@ class VolumeDirectory:
 
     def _existing(self, name: str) -> str:
         path = self._at(name)
-        with _explained(f"{path} cannot be used"):
-            try:
-                mode = os.lstat(path).st_mode
-            except FileNotFoundError:
-                mode = 0
-        if not stat.S_ISREG(mode):
+        if self.find(name) is None:
             raise VolumeFileMissing(f"There is no file {path}")
         return path
 
@@ -381,12 +386,23 @@ def _set_owner(descriptor: int, owner: str) -> None:
             raise
 
 
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError as error:
-        raise VolumeFileExists(f"{what}: it exists already") from error
-    except OSError as error:
-        kind = PoolFull if error.errno in _NO_SPACE else VolumeFileError
-        raise kind(f"{what}: {error.strerror or error}") from error
+class _explained:
+    """Say of an operating system's error what could not be done."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, FileExistsError):
+            raise VolumeFileExists(f"{self._what}: it exists already") from error
+        if isinstance(error, OSError):
+            failed = PoolFull if error.errno in _NO_SPACE else VolumeFileError
+            raise failed(f"{self._what}: {error.strerror or error}") from error
