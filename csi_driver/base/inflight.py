@@ -98,11 +98,23 @@ class InFlight:
             self._running[key] = running
             self._held.update(holding)
         try:
-            executor.submit(self._run, key, running, work)
+            submitted = executor.submit(self._run, key, running, work)
         except BaseException as error:
-            self._finish(key, running)
-            running.future.set_exception(error)
+            self._never_ran(key, running, error)
+        else:
+            submitted.add_done_callback(lambda done: self._look_whether_it_ran(key, running, done))
         return running.future
+
+    def _look_whether_it_ran(self, key: str, running: Running, submitted: Future[None]) -> None:
+        # What ran has no error here: every outcome went to those who wait.
+        if submitted.cancelled():
+            self._never_ran(key, running, ShuttingDown(f"{running.kind} of {key} was not started"))
+        elif (error := submitted.exception()) is not None:
+            self._never_ran(key, running, error)
+
+    def _never_ran(self, key: str, running: Running, error: BaseException) -> None:
+        self._finish(key, running)
+        running.future.set_exception(error)
 
     def _refuse_if_busy(self, key: str, holding: Sequence[str]) -> None:
         now = self._clock()

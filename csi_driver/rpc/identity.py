@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from csi_driver import __version__
+from csi_driver.base.turns import Submitted
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc._generated import csi_pb2_grpc
 from csi_driver.rpc.handlers import Gate, Readiness
@@ -48,9 +49,9 @@ class _AtOnce(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call ``fn``, and answer a future that is done."""
-        done: Future[Any] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
+        call = Submitted(fn, args, kwargs)
+        call.run()  # whatever it raises, the thread serves on
+        return call.future
 
 
 _AT_ONCE = _AtOnce(1)

@@ -48,9 +48,7 @@ class Threads(Executor):
                 raise RuntimeError(f"No thread {self._name!r} starts any more: it was shut down")
             if self._idle:
                 self._idle.pop().take(call)
-            elif len(self._threads) < self._most:
-                self._start(call)
-            else:
+            elif len(self._threads) >= self._most or not self._start(call):
                 self._waiting.append(call)
         return call.future
 
@@ -69,11 +67,21 @@ class Threads(Executor):
         for thread in threads if wait else ():
             thread.join()
 
-    def _start(self, call: Submitted) -> None:
+    def _start(self, call: Submitted) -> bool:
+        """Make a thread for a call; False where the system allows no more than there are.
+
+        gRPC's serving thread would end by an error here, and with it all calls.
+        """
         name = f"{self._name}_{len(self._threads)}"
         thread = threading.Thread(target=self._run, args=(call,), name=name, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+            return False
         self._threads.append(thread)
+        return True
 
     def _run(self, call: Submitted | None) -> None:
         seat = _Seat()

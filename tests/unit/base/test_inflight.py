@@ -15,6 +15,7 @@ import pytest
 
 from csi_driver.base.errors import OperationInProgress, ShuttingDown
 from csi_driver.base.inflight import InFlight, Running
+from csi_driver.base.turns import Turns
 
 WAIT = 30.0
 """Seconds after which a hang is a failure; never waited for when all is well."""
@@ -198,6 +199,23 @@ def test_a_caller_that_gives_up_cancels_nothing(table, pool, work):
     work.go_on.set()
     assert retry.result(WAIT) == "done"
     assert work.runs == 1
+
+
+def test_what_its_executor_did_not_run_is_over_and_may_be_started_again(table, pool, work):
+    turns = Turns(1, "turns")
+    first = table.start("first", "Create", None, work, turns)
+    queued = table.start("volume", "Create", None, work, turns, holding=("source",))
+    assert work.started.wait(WAIT)
+    turns.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(ShuttingDown, match="Create of volume was not started"):
+        queued.result(WAIT)
+    work.go_on.set()
+    assert first.result(WAIT) == "done"
+    with pytest.raises(RuntimeError, match="shutdown"):
+        table.start("volume", "Create", None, work, turns).result(WAIT)
+    assert table.busy() == []
+    assert table.start("source", "Delete", None, work, pool).result(WAIT) == "done"
+    assert work.runs == 2
 
 
 # -- draining -------------------------------------------------------------------

@@ -79,6 +79,29 @@ def test_a_call_without_a_thread_waits_for_one(pool):
     first.go_on.set()
 
 
+def test_a_call_for_which_the_system_makes_no_thread_waits_for_one(pool, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    first = Held()
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            pool.submit(first)
+    pool.submit(first)
+    assert first.began.wait(WAIT)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        second = pool.submit(threading.current_thread)
+    assert not second.running()
+    first.go_on.set()
+    assert second.result(WAIT) is first.thread
+    third, fourth = two_held(pool)
+    assert third.thread is not fourth.thread
+    third.go_on.set()
+    fourth.go_on.set()
+
+
 def test_an_error_is_the_future_s_and_its_thread_goes_on(pool, idle):
     with pytest.raises(ZeroDivisionError):
         pool.submit(lambda: 1 // 0).result(WAIT)
