@@ -48,7 +48,7 @@ from csi_driver.cinderlib.persistence.store import StoreUnavailable
 from csi_driver.controller import orphans, pending
 from csi_driver.controller.backends import DriverCallFailed
 from csi_driver.controller.context import ControllerContext
-from csi_driver.controller.operations import AnyRecord, retry_at
+from csi_driver.controller.operations import LONGEST_RETRY_SECONDS, AnyRecord, retry_at
 
 M = TypeVar("M", VolumeRecord, SnapshotRecord)
 
@@ -71,8 +71,7 @@ def expect(context: ControllerContext, record: AnyRecord) -> LateAttemptRecord |
     :raises StoreUnavailable: nothing was recorded; the object must not be worked on.
     """
     operation = record.operation
-    attaching = isinstance(record, ConnectionRecord)
-    grace = context.attach_grace_seconds if attaching else context.grace_seconds
+    grace = _grace(context, record.KIND)
     if grace <= 0 or operation is None or operation.owner == context.owner:
         return None
     known = context.store.get(LateAttemptRecord, record.cinder_id)
@@ -101,6 +100,11 @@ def expect(context: ControllerContext, record: AnyRecord) -> LateAttemptRecord |
     return _store(context, expected, "expected")
 
 
+def _grace(context: ControllerContext, kind: str) -> float:
+    attaching = kind == ConnectionRecord.KIND
+    return context.attach_grace_seconds if attaching else context.grace_seconds
+
+
 def describe(expected: LateAttemptRecord) -> str:
     """The call in words."""
     return f"The {expected.call} of {expected.name!r} that process {expected.owner} began"
@@ -117,8 +121,19 @@ def due(context: ControllerContext) -> list[LateAttemptRecord]:
     return [
         each
         for each in context.store.list(LateAttemptRecord)
-        if each.look_at <= now and not _is_untouched(context, each)
+        if _look_at(context, each, now) <= now and not _is_untouched(context, each)
     ]
+
+
+def _look_at(context: ControllerContext, expected: LateAttemptRecord, now: float) -> float:
+    """When the look is due; corrected where it was recorded with a clock that went ahead."""
+    longest = LONGEST_RETRY_SECONDS if expected.tries else _grace(context, expected.kind)
+    if expected.look_at > now + longest:
+        corrected = msgspec.structs.replace(expected, look_at=now + longest)
+        LOG.warning("%s ends at %s", describe(expected), pending.utc(corrected.look_at))
+        _store(context, corrected, "expected")
+        return corrected.look_at
+    return expected.look_at
 
 
 def _is_untouched(context: ControllerContext, expected: LateAttemptRecord) -> bool:

@@ -52,7 +52,8 @@ def due(records: Iterable[AnyRecord], now: float) -> list[AnyRecord]:
         for record in records
         if recovery_of(record) is not Recovery.FINAL
         and record.operation is not None
-        and retry_at(record.operation) <= now
+        # Since a moment to come: the clock was set back.
+        and (retry_at(record.operation) <= now or record.operation.since > now)
     ]
 
 

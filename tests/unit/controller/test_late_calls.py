@@ -169,6 +169,21 @@ def test_a_late_attach_is_removed_though_its_removal_was_lost_too(cluster, calle
     assert (connected(cluster), cluster.expected()) == ([], [])
 
 
+def test_a_clock_that_was_set_back_does_not_prolong_the_wait(cluster, callers, volume_id):
+    with late(cluster, callers, "initialize_connection", cluster.publish, volume_id) as finish:
+        finish()
+        cluster.clock.now -= 100_000
+        cluster.look()
+        (expected,) = cluster.expected()
+        assert expected.look_at == cluster.clock.now + ATTACH_GRACE
+        with Refused(Code.ABORTED, "may still run"):
+            cluster.publish(volume_id)
+        cluster.clock.now += ATTACH_GRACE
+        cluster.look()
+    assert (connected(cluster), cluster.expected()) == ([], [])
+    assert cluster.publish(volume_id)
+
+
 # -- extend ---------------------------------------------------------------------------
 
 

@@ -208,6 +208,15 @@ def test_an_unpublish_does_not_take_a_repair_for_its_own(bench):
     assert bench.store.list(ConnectionRecord) == []
 
 
+def test_a_clock_that_was_set_back_does_not_put_a_repair_off(bench):
+    volume_id = bench.create().volume_id
+    bench.publish(volume_id)
+    leave(bench, ConnectionRecord, f"{volume_id}/n1", Phase.DETACHING)
+    (left,) = bench.store.list(ConnectionRecord)
+    assert repair.due([left], left.operation.since) == []
+    assert repair.due([left], left.operation.since - 3600) == [left]
+
+
 def test_an_extension_that_was_begun_is_done_again(bench):
     volume_id = bench.create().volume_id
     record = bench.record(volume_id)

@@ -8,6 +8,7 @@ import pytest
 from csi_driver.base.values import GIB, Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.records import Operation, Phase
 from csi_driver.controller import errors
+from csi_driver.node.ports import LedgerUnavailable
 from tests.doubles.faults import VendorError
 from tests.support.controller_bench import WAIT, Code, ControllerBench, Refused
 
@@ -97,6 +98,26 @@ def test_a_volume_that_may_be_half_reverted_stays_so_when_another_snapshot_is_re
     bench.restart()
     assert bench.record(volume_id).phase is Phase.AVAILABLE
     assert bench.faults().operations().count("revert_to_snapshot") == 2
+
+
+def test_a_revert_whose_confirmation_could_not_be_dropped_is_finished_by_itself(
+    bench, volume_id, snapshot_id, monkeypatch
+):
+    bench.nodes.confirm(Confirmation(volume_id=volume_id, formatting=FORMATTED))
+
+    def away(volume_id):
+        raise LedgerUnavailable("no answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(bench.nodes, "forget", away)
+        with pytest.raises(LedgerUnavailable):
+            revert(bench, volume_id, snapshot_id)
+    with Refused(Code.ABORTED, "being reverted"):
+        bench.publish(volume_id)
+    for future in bench.service.repair.round(float("inf")):
+        future.result(WAIT)
+    assert bench.record(volume_id).phase is Phase.AVAILABLE
+    assert bench.nodes.confirmation(volume_id) is None
 
 
 def test_a_revert_that_was_begun_is_done_again_by_the_next_process(bench, volume_id, snapshot_id):
