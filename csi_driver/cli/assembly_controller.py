@@ -149,7 +149,7 @@ def _cluster_records(
         return store.get(ConnectionRecord, ids.connection_id(volume_id, node_id)) is not None
 
     try:
-        nodes = ClusterNodes(api, driver, is_published)
+        nodes = ClusterNodes(api, driver, is_published, inner.persistently)
         if not replica.wait_to_lead(stopped):
             store.close()
             return None

@@ -33,12 +33,21 @@ class ClusterNodes:
     """What nodes told; thread-safe.
 
     :param is_published: whether a volume is published to a node, by the records.
+    :param persistently: makes a request that changes something, as the record store makes its
+        own: when this process may, and again when the answer is lost.
     :raises LedgerUnavailable: it could not be read at all.
     """
 
-    def __init__(self, api: Api, driver: str, is_published: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        driver: str,
+        is_published: Callable[[str, str], bool],
+        persistently: Callable[[Callable[[], object]], object] = lambda request: request(),
+    ) -> None:
         self._api = api
         self._is_published = is_published
+        self._persistently = persistently
         self._nodes = _Told(node_objects.registration_of)
         self._confirmations = _Told(node_objects.confirmation_of)
         query = of_driver(driver)
@@ -84,13 +93,13 @@ class ClusterNodes:
         return confirmation
 
     def forget(self, volume_id: str) -> None:
-        """Drop the confirmation of a volume that was deleted.
+        """Drop the confirmation of a volume that was deleted or reverted.
 
         :raises LedgerUnavailable: the API server does not answer.
         """
         try:
             with contextlib.suppress(ApiNotFound):
-                self._api.delete(f"{CONFIRMATIONS}/{volume_id}")
+                self._persistently(lambda: self._api.delete(f"{CONFIRMATIONS}/{volume_id}"))
         except ApiError as error:
             raise LedgerUnavailable(
                 f"What is confirmed of volume {volume_id} cannot be dropped: {error.message}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 from msgspec.structs import replace
 
 from csi_driver.base.errors import ConfigurationError
+from csi_driver.base.values import Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.kubernetes import schemas
 from csi_driver.cinderlib.persistence.kubernetes.store import WRITE_SECONDS, KubernetesStore
 from csi_driver.cinderlib.persistence.records import KeyValueRecord, VolumeRecord
@@ -17,8 +19,10 @@ from csi_driver.cinderlib.persistence.store import (
     RecordExists,
     StoreUnavailable,
 )
+from csi_driver.cli.cluster_nodes import ClusterNodes
 from csi_driver.kube.api import Api, Object
 from csi_driver.kube.group import collection
+from csi_driver.kube.node_objects import CONFIRMATIONS, confirmation_object
 from tests.cluster.apiserver import ADMIN_TOKEN, ApiServer
 from tests.cluster.fault_proxy import PASS, FaultProxy, Verdict
 from tests.support.waiting import wait_until
@@ -224,6 +228,38 @@ def test_what_others_do_to_an_object_s_metadata_is_no_conflict(
     apiserver.admin.patch(path, {"metadata": {"labels": {"team": "network"}}})
     store.delete(changed)
     assert stored() == []
+
+
+@pytest.mark.parametrize("verdict", [LOST, NEVER_ARRIVED])
+def test_a_lost_answer_to_the_installation_leaves_it_made_by_this_store(
+    proxy, apiserver, driver, verdict
+):
+    installation = f"{collection('cinderinstallations')}/{driver}"
+    proxy.once("POST", verdict)
+    if verdict is NEVER_ARRIVED:
+        with pytest.raises(StoreUnavailable):
+            KubernetesStore(Api(proxy.connection()), driver)
+    store = KubernetesStore(Api(proxy.connection()), driver)
+    store.close()
+    assert store.fresh
+    assert apiserver.admin.get(installation)["spec"]["installationID"] == store.installation_id
+
+
+@pytest.mark.parametrize("verdict", [LOST, NEVER_ARRIVED, Verdict(status=500)])
+def test_a_confirmation_is_dropped_though_an_answer_is_lost(proxy, store, driver, verdict):
+    api = Api(proxy.connection())
+    said = Confirmation(
+        volume_id=str(uuid.uuid4()), formatting=Formatting(state=FormattingState.FORMATTED)
+    )
+    api.create(CONFIRMATIONS, confirmation_object(said, "n1", driver))
+    nodes = ClusterNodes(api, driver, lambda volume, node: True, store.persistently)
+    try:
+        assert nodes.confirmation(said.volume_id) == said
+        proxy.once("DELETE", verdict)
+        nodes.forget(said.volume_id)
+        assert nodes.confirmation(said.volume_id) is None
+    finally:
+        nodes.close()
 
 
 def test_another_controller_s_change_is_a_conflict(

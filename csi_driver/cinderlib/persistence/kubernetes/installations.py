@@ -10,7 +10,7 @@ import contextlib
 
 from csi_driver.cinderlib.persistence.store import StoreCorrupt
 from csi_driver.kube.api import Api, Object
-from csi_driver.kube.errors import ApiConflict, ApiNotFound
+from csi_driver.kube.errors import ApiConflict, ApiNotFound, ApiOutcomeUnknown
 from csi_driver.kube.group import API_VERSION, collection
 
 PATH = collection("cinderinstallations")
@@ -42,6 +42,11 @@ def make(api: Api, driver: str, installation_id: str) -> tuple[str, bool]:
         return _id_of(api.create(PATH, item)), True
     except ApiConflict:  # another was faster
         return _id_of(api.get(f"{PATH}/{driver}")), False
+    except ApiOutcomeUnknown:
+        found = find(api, driver)
+        if found is None:
+            raise
+        return found, found == installation_id
 
 
 def replace(api: Api, driver: str, installation_id: str) -> None:

@@ -246,7 +246,7 @@ class KubernetesStore(RecordStore):
 
         while True:
             try:
-                return self._persistently(write)
+                return self.persistently(write)
             except (ApiConflict, ApiNotFound):
                 stored = self._read(path)
                 if stored is not None and objects.record_version(stored) == version:
@@ -283,21 +283,23 @@ class KubernetesStore(RecordStore):
         left = [each for each in metadata.get("finalizers") or () if each != FINALIZER]
         if left != (metadata.get("finalizers") or []):
             metadata["finalizers"] = left
-            stored = self._persistently(lambda: self._api.replace(path, stored))
+            stored = self.persistently(lambda: self._api.replace(path, stored))
         metadata = stored["metadata"]
         if metadata.get("deletionTimestamp") and not left:
             return int(metadata["resourceVersion"])  # somebody's deletion waited for this
-        self._persistently(
+        self.persistently(
             lambda: self._api.delete(
                 path, uid=metadata["uid"], resource_version=metadata["resourceVersion"]
             )
         )
         return int(metadata["resourceVersion"]) + 1
 
-    def _persistently(self, request: Callable[[], T]) -> T:
-        """Make a request until it is answered, within ``WRITE_SECONDS``.
+    def persistently(self, request: Callable[[], T]) -> T:
+        """Make a request when this process may write, until it is answered.
 
-        It may be made more than once: the version that a write names lets one succeed only.
+        It may be made more than once: what a write names lets one succeed only.
+
+        :raises ApiError: it is refused, or not answered within ``WRITE_SECONDS``.
         """
         until = self._clock() + WRITE_SECONDS
         delay = 0.2
@@ -320,11 +322,11 @@ class KubernetesStore(RecordStore):
             found, version = self._api.stream(BY_RECORD[kind].path, of_driver(self._driver))
             self._caches[kind].replace(found, int(version))
 
-        self._persistently(read)
+        self.persistently(read)
 
     def _read(self, path: str) -> Object | None:
         try:
-            return self._persistently(lambda: self._api.get(path))
+            return self.persistently(lambda: self._api.get(path))
         except ApiNotFound:
             return None
 
