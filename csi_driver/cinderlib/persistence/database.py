@@ -52,13 +52,15 @@ class _Adopt:
 
 
 _Change = _Put | _Delete | _Adopt
-_PAGE = 1000
-
 _Together = tuple[_Change, ...]
 """Changes of one caller, of which all are made or none."""
 
 VERSIONS_AT_ONCE = 1000
 """So many versions are marked as given before they are, lest every commit write it down."""
+
+
+_PAGE = 1000
+"""Records that are looked at in one query when the store is opened."""
 
 
 class _RefusedHalfway(Exception):
@@ -225,7 +227,7 @@ class DatabaseStore(RecordStore):
         return None if row is None else int(row[0])
 
     def _look_at_all(self) -> Seen:
-        """What can be found already."""
+        """What is there when the store is opened."""
         seen = Seen()
         for kind in RECORD_TYPES:
             statement = self._statements[kind.KIND].keys
