@@ -38,7 +38,7 @@ class AccessMode(StrEnum):
     @property
     def multi_node(self) -> bool:
         """Whether more than one node may have the volume published at a time."""
-        return self.value.startswith("MULTI_NODE")
+        return self.startswith("MULTI_NODE")
 
     @property
     def multi_target(self) -> bool:

@@ -32,13 +32,12 @@ class MemoryStore(RecordStore):
         self.fresh = True
         self._lock = threading.Lock()
         self._versions = itertools.count(1)
-        self._shelves: dict[str, Shelf[_Entry]] = {}
-        self._closed = False
+        self._shelves = _Shelves()
 
     def get(self, kind: type[R], record_id: str) -> R | None:
         """See :meth:`RecordStore.get`."""
         with self._lock:
-            entry = self._shelf(kind).entries.get(record_id)
+            entry = self._shelves[kind.KIND].entries.get(record_id)
         return codec.decode(kind, entry.body) if entry else None
 
     def put(self, record: R) -> R:
@@ -73,18 +72,17 @@ class MemoryStore(RecordStore):
         """See :meth:`RecordStore.list`."""
         selected = codec.selection(kind, where)
         with self._lock:
-            found = self._shelf(kind).page(selected, after, limit)
+            found = self._shelves[kind.KIND].page(selected, after, limit)
         return [codec.decode(kind, entry.body) for entry in found]
 
     def close(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._closed = True
-            self._shelves.clear()
+            self._shelves = _NoShelves()
 
     def _put(self, record: Record) -> bytes:
         """Keep a record unless that conflicts; its JSON.  The lock is held."""
-        shelf = self._shelf(type(record))
+        shelf = self._shelves[record.KIND]
         refusal = conflicts.why_not_put(record, _version(shelf, record.id))
         if refusal:
             raise refusal
@@ -95,18 +93,10 @@ class MemoryStore(RecordStore):
 
     def _require_deletable(self, record: Record) -> Shelf[_Entry]:
         """The shelf of a record that may be removed.  The lock is held."""
-        shelf = self._shelf(type(record))
+        shelf = self._shelves[record.KIND]
         refusal = conflicts.why_not_delete(record, _version(shelf, record.id))
         if refusal:
             raise refusal
-        return shelf
-
-    def _shelf(self, kind: type[Record]) -> Shelf[_Entry]:
-        if self._closed:
-            raise StoreUnavailable("The record store is closed")
-        shelf = self._shelves.get(kind.KIND)
-        if shelf is None:
-            shelf = self._shelves[kind.KIND] = Shelf()
         return shelf
 
 
@@ -116,6 +106,21 @@ class _Entry(msgspec.Struct, frozen=True):
     version: int
     body: bytes
     indexed: dict[str, str]
+
+
+class _Shelves(dict[str, Shelf[_Entry]]):
+    """The shelves by kind of record; one that is not there is made."""
+
+    def __missing__(self, kind: str) -> Shelf[_Entry]:
+        shelf = self[kind] = Shelf()
+        return shelf
+
+
+class _NoShelves(_Shelves):
+    """Those of a closed store."""
+
+    def __missing__(self, kind: str) -> Shelf[_Entry]:
+        raise StoreUnavailable("The record store is closed")
 
 
 def _version(shelf: Shelf[_Entry], record_id: str) -> int | None:

@@ -8,7 +8,7 @@ not what the shelf holds.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from typing import Generic, Protocol, TypeVar
 
 
@@ -34,9 +34,9 @@ class Shelf(Generic[T]):
     def add(self, record_id: str, entry: T) -> None:
         """Keep an entry whose id is not there."""
         self.entries[record_id] = entry
-        _insert(self._ids, record_id)
+        insort(self._ids, record_id)
         for pair in entry.indexed.items():
-            _insert(self._by_value.setdefault(pair, []), record_id)
+            insort(self._by_value.setdefault(pair, []), record_id)
 
     def put(self, record_id: str, entry: T) -> None:
         """Keep an entry, in the place of the one that may be there."""
@@ -49,20 +49,21 @@ class Shelf(Generic[T]):
         for pair in before - after:
             self._forget_value(pair, record_id)
         for pair in after - before:
-            _insert(self._by_value.setdefault(pair, []), record_id)
+            insort(self._by_value.setdefault(pair, []), record_id)
 
     def remove(self, record_id: str) -> None:
         """Drop an entry; nothing happens when it is not there."""
         entry = self.entries.pop(record_id, None)
         if entry is None:
             return
-        _discard(self._ids, record_id)
+        del self._ids[bisect_left(self._ids, record_id)]
         for pair in entry.indexed.items():
             self._forget_value(pair, record_id)
 
     def _forget_value(self, pair: tuple[str, str], record_id: str) -> None:
-        _discard(self._by_value[pair], record_id)
-        if not self._by_value[pair]:
+        ids = self._by_value[pair]
+        del ids[bisect_left(ids, record_id)]
+        if not ids:
             del self._by_value[pair]
 
     def page(self, selected: dict[str, str], after: str, limit: int | None) -> list[T]:
@@ -70,17 +71,13 @@ class Shelf(Generic[T]):
         # The rarest value leads, so that little is looked at for nothing.
         indexes = [self._by_value.get(pair, []) for pair in selected.items()]
         ids = min(indexes, key=len, default=self._ids)
+        start = bisect_right(ids, after)
+        if len(indexes) <= 1:
+            end = None if limit is None else start + limit
+            return [self.entries[record_id] for record_id in ids[start:end]]
         matching = (
             entry
-            for position in range(bisect_right(ids, after), len(ids))
+            for position in range(start, len(ids))
             if selected.items() <= (entry := self.entries[ids[position]]).indexed.items()
         )
         return list(itertools.islice(matching, limit))
-
-
-def _insert(ids: list[str], record_id: str) -> None:
-    ids.insert(bisect_left(ids, record_id), record_id)
-
-
-def _discard(ids: list[str], record_id: str) -> None:
-    del ids[bisect_left(ids, record_id)]

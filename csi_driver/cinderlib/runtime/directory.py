@@ -254,10 +254,10 @@ class Directory:
 
     def _learn_type(self, row: Row) -> None:
         # A type has no record: it becomes known with the first volume that has it.
-        if row.volume_type is not None:
-            self._types[row["volume_type_id"]] = row["volume_type"]
-        if row.group_type is not None:
-            self._group_types[row["group_type_id"]] = row["group_type"]
+        if (volume_type := row.get("volume_type")) is not None:
+            self._types[row["volume_type_id"]] = volume_type
+        if (group_type := row.get("group_type")) is not None:
+            self._group_types[row["group_type_id"]] = group_type
 
 
 directory = Directory()

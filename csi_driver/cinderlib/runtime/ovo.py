@@ -53,7 +53,7 @@ def volume(context: Any, row: Row) -> Any:
     copies of it, in which Cinder's code sets what differs.
     """
     volume_type = row["volume_type"]
-    special = row["volume_attachment"] or row["volume_admin_metadata"] or row.group_id
+    special = row["volume_attachment"] or row["volume_admin_metadata"] or row.get("group_id")
     if special or volume_type["qos_specs"]:
         return _volume_by_cinder(context, row)
     kept = _kept.get(volume_type["id"])
@@ -112,13 +112,14 @@ def _copy_of(versioned_object: Any, context: Any) -> Any:
 
 
 def _empty(collection: Any) -> Any:
-    """An empty collection of the same kind, which checks what is put in.
+    """An empty collection of the same kind, which checks in the same way what is put in.
 
-    It does not know its object, which it would need for nothing: so the object goes when
-    the call ends, and not when the garbage collector finds the circle.
+    The object that it knows is the kept one, not its own: so that goes when the call ends,
+    and not when the garbage collector finds the circle.
     """
-    made = type(collection)()
-    made.enable_coercing(collection._element_type, None, collection._field)
+    kind: Any = type(collection)
+    made = kind.__new__(kind)
+    made.__dict__ = collection.__dict__.copy()
     return made
 
 
