@@ -17,7 +17,7 @@ from csi_driver.cinderlib.persistence.records import (
     VolumeRecord,
 )
 from csi_driver.kube.api import Api, Object
-from csi_driver.kube.errors import ApiError, ApiNotFound
+from csi_driver.kube.errors import ApiError, ApiNotFound, ApiResourceMissing
 
 _VOLUMES = "/api/v1/persistentvolumes"
 _CONTENTS = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents"
@@ -124,7 +124,7 @@ def _without_object(there: Counterparts, records: Sequence[Record]) -> Iterator[
 def _items(api: Api, path: str, unread: list[str]) -> list[Object]:
     try:
         return api.list(path)[0]
-    except ApiNotFound:  # the definitions of snapshots are not installed
+    except (ApiNotFound, ApiResourceMissing):  # the definitions of snapshots are not installed
         return []
     except ApiError as error:
         unread.append(f"not compared with {path.rpartition('/')[2]}: {error.message}")

@@ -28,6 +28,7 @@ from csi_driver.base.values import Confirmation, FormattingState
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     LateAttemptRecord,
+    Phase,
     Record,
     SnapshotRecord,
     VolumeRecord,
@@ -54,7 +55,7 @@ def restored(record: R) -> R | None:
         return None
     if is_in_progress(record):
         record = msgspec.structs.replace(record, operation=None)
-    if isinstance(record, VolumeRecord) and record.formatting.state is FormattingState.NEVER:
+    if isinstance(record, VolumeRecord) and _may_be_formatted_by_now(record):
         unknown = msgspec.structs.replace(record.formatting, state=FormattingState.UNKNOWN)
         record = msgspec.structs.replace(record, formatting=unknown)
     return record
@@ -62,6 +63,12 @@ def restored(record: R) -> R | None:
 
 def _is_of_attempt(late: LateAttemptRecord) -> bool:
     return late.call in OPERATIONS and OPERATIONS[late.call][0].recovery is Recovery.SUSPECT
+
+
+def _may_be_formatted_by_now(volume: VolumeRecord) -> bool:
+    # What is begun anew is another volume on the backend, and a new one.
+    begun = volume.phase is Phase.CREATING
+    return not begun and volume.formatting.state is FormattingState.NEVER
 
 
 def is_in_progress(record: Record) -> bool:

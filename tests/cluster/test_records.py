@@ -323,6 +323,7 @@ def test_a_check_names_volumes_without_record(installation):
             _remove_volume(installation)
     assert f"The PersistentVolume {driver} (v) has no record" in told
     assert "volume                1" in told
+    assert "not compared" not in told
 
 
 # -- broken off, and refused --------------------------------------------------------------------

@@ -251,12 +251,15 @@ def test_a_backup_allows_no_filesystem_to_be_made_and_no_operation_to_go_on(
     since = Confirmation(volume_id="v-1", formatting=FORMATTED)
     ledger.confirm(since)
     done = target.bring(source.export(), moving=False)
-    assert len(done.unformatted) == 21
+    assert len(done.unformatted) == 20
     assert done.left == ("volume begun: create, at step backend",)
     with closing(target.store()) as store:
         found = store.list(VolumeRecord)
-    assert {each.formatting.state for each in found} == {FormattingState.UNKNOWN}
     assert [each.operation for each in found] == [None] * 21
+    begun = found.pop(0)
+    assert (begun.id, begun.formatting) == ("begun", NEVER)
+    assert ledger.confirmation("begun") is None
+    assert {each.formatting.state for each in found} == {FormattingState.UNKNOWN}
     for each in found:
         told = ledger.confirmation(each.id)
         assert told is not None
@@ -473,7 +476,7 @@ def test_the_command_writes_checks_and_imports_a_file(source, run, tmp_path: Pat
     assert b"volume               21" in run("check").stdout
     target = Place.with_keys_of(source, tmp_path / "target")
     done = run("import", "-", "--state-dir", target.directory, given=file.read_bytes())
-    assert b"21 volumes were not formatted at that time" in done.stdout
+    assert b"20 volumes were not formatted at that time" in done.stdout
     assert b"  volume begun: create, at step backend" in done.stdout
 
 

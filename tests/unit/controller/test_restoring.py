@@ -61,6 +61,10 @@ def test_other_formatting_stays(formatting: Formatting) -> None:
     assert restored(record) == record
 
 
+def test_a_volume_that_was_being_created_may_be_formatted_once_it_is_made() -> None:
+    assert restored(volume(formatting=NEVER, phase=Phase.CREATING)).formatting == NEVER
+
+
 def test_a_snapshot_s_formatting_is_of_its_cut_and_stays() -> None:
     assert restored(snapshot(formatting=NEVER)).formatting == NEVER
 
