@@ -69,8 +69,9 @@ class ClusterNodes:
             reflector.stop()
 
     def node(self, node_id: str) -> NodeRegistration | None:
-        """The registration of a node."""
-        return self._nodes.get(node_objects.node_name(node_id, self._driver))
+        """The registration of a node, if it is told under the node's own name."""
+        found = self._nodes.get(node_objects.node_name(node_id, self._driver))
+        return found if found is not None and found.node_id == node_id else None
 
     def nodes(self) -> list[NodeRegistration]:
         """All registrations, by name."""
@@ -88,7 +89,7 @@ class ClusterNodes:
         if found is None:
             return None
         confirmation, node_id = found
-        if not self._is_published(volume_id, node_id):
+        if confirmation.volume_id != volume_id or not self._is_published(volume_id, node_id):
             return None
         return confirmation
 

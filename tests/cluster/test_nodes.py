@@ -10,6 +10,7 @@ import pytest
 from csi_driver.base.values import Confirmation, Formatting, FormattingState, NodeRegistration
 from csi_driver.cli.cluster_ledger import ClusterLedger
 from csi_driver.cli.cluster_nodes import ClusterNodes
+from csi_driver.kube import node_objects
 from csi_driver.kube.api import Api
 from csi_driver.kube.errors import ApiForbidden
 from csi_driver.kube.group import collection
@@ -167,6 +168,32 @@ def test_a_node_cannot_speak_for_another(cluster, api_a, ledgers):
     item["spec"]["nodeID"] = "node-a"
     with pytest.raises(ApiForbidden, match="another node's"):
         api_a.replace(path, item)
+
+
+def test_a_node_takes_no_other_s_name(api_a):
+    """Else volumes of a node that has not registered yet would be attached to this one."""
+    forged = node_objects.node_object(registration("node-a"), DRIVER)
+    forged["metadata"]["name"] = node_objects.node_name("node-c", DRIVER)
+    with pytest.raises(ApiForbidden, match="another node's or volume's"):
+        api_a.create(node_objects.NODES, forged)
+    forged = node_objects.confirmation_object(confirmation(), "node-a", DRIVER)
+    forged["metadata"]["name"] = str(uuid.uuid4())
+    with pytest.raises(ApiForbidden, match="another node's or volume's"):
+        api_a.create(node_objects.CONFIRMATIONS, forged)
+
+
+def test_what_is_told_under_another_s_name_does_not_count(cluster, nodes, published):
+    forged = node_objects.node_object(registration("node-a"), DRIVER)
+    forged["metadata"]["name"] = node_objects.node_name("node-d", DRIVER)
+    cluster.admin.create(node_objects.NODES, forged)
+    said, named = confirmation(), str(uuid.uuid4())
+    published.add((named, "node-a"))
+    forged = node_objects.confirmation_object(said, "node-a", DRIVER)
+    forged["metadata"]["name"] = named
+    cluster.admin.create(node_objects.CONFIRMATIONS, forged)
+    wait_until("they are known", lambda: nodes._nodes.get(f"node-d.{DRIVER}"))
+    assert nodes.node("node-d") is None
+    assert nodes.confirmation(named) is None
 
 
 def test_a_token_that_tells_no_node_writes_nothing(cluster):
