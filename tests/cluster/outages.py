@@ -38,7 +38,12 @@ def frozen(server: ApiServer, proxy: FaultProxy) -> Iterator[None]:
 
 def slow(server: ApiServer, proxy: FaultProxy) -> AbstractContextManager[None]:
     """Every answer takes seconds."""
-    return _spoiled(proxy, lambda verb, path: Verdict(until=after(SLOW_SECONDS)))
+    return slowed(proxy, SLOW_SECONDS)
+
+
+def slowed(proxy: FaultProxy, seconds: float) -> AbstractContextManager[None]:
+    """Every answer takes so long."""
+    return _spoiled(proxy, lambda verb, path: Verdict(until=_after(seconds)))
 
 
 def busy(server: ApiServer, proxy: FaultProxy) -> AbstractContextManager[None]:
@@ -70,7 +75,7 @@ def forbidding(server: ApiServer, proxy: FaultProxy) -> AbstractContextManager[N
 ALL: tuple[Outage, ...] = (stopped, frozen, slow, busy, failing, losing, forbidding)
 
 
-def after(seconds: float) -> threading.Event:
+def _after(seconds: float) -> threading.Event:
     """An event that comes after so long."""
     event = threading.Event()
     timer = threading.Timer(seconds, event.set)

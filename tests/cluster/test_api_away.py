@@ -26,7 +26,7 @@ from csi_driver.rpc.handlers import CAVEAT
 from tests.cluster import outages
 from tests.cluster.accounts import add_node, install
 from tests.cluster.apiserver import ApiServer
-from tests.cluster.fault_proxy import FaultProxy, Verdict
+from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.outages import Outage
 from tests.cluster.plugin import make_keys, plugin
 from tests.support.calls import WAIT, Calls
@@ -213,13 +213,10 @@ def test_the_first_question_of_a_process_may_come_while_the_server_is_away(contr
 
 def test_a_slow_server_makes_calls_slow_and_nothing_else(controller: Controller):
     """Its answers come before the leader's time for a renewal ends."""
-    controller.proxy.judge = lambda verb, path: Verdict(until=outages.after(0.7))
-    try:
+    with outages.slowed(controller.proxy, 0.7):
         volume_id = controller.calls.create("slow").volume_id
         assert controller.calls.create("slow").volume_id == volume_id
         controller.calls.delete(volume_id)
-    finally:
-        controller.proxy.once("", Verdict())
     assert controller.volumes() == []
     assert "Traceback" not in controller.process.logs()
 
@@ -252,9 +249,9 @@ def test_its_memory_does_not_grow_while_hundreds_call_during_an_outage(
 ):
     """Callers give up after a while and call again, over and over, as sidecars do."""
     names = [f"waiting-{number}" for number in range(WAITING)]
-    calls, pid = controller.calls, controller.process.pid
+    calls, process = controller.calls, controller.process
     began = time.monotonic()
-    memory = [memory_mib(pid)]
+    memory = [process.memory_mib()]
     controller.hold()
     running = [create(calls, name, GIVE_UP_SECONDS) for name in names]
     wait_until("the backend works on as many as it may", lambda: turns_taken(controller))
@@ -263,7 +260,7 @@ def test_its_memory_does_not_grow_while_hundreds_call_during_an_outage(
         controller.let_go()
         assert not any(each.exception() is None for each in running)
         while time.monotonic() < began + seconds:
-            memory.append(memory_mib(pid))
+            memory.append(process.memory_mib())
             again = [create(calls, name) for name in names]
             listed = [pool.submit(calls.published) for _ in names]
             assert {refusal(each) for each in again} == {Code.UNAVAILABLE}
@@ -271,13 +268,13 @@ def test_its_memory_does_not_grow_while_hundreds_call_during_an_outage(
         lasted = time.monotonic() - began
     wait_until("it leads on", lambda: not controller.refuses())
     made = {each.result().volume.volume_id for each in [create(calls, name) for name in names]}
-    memory.append(memory_mib(pid))
+    memory.append(process.memory_mib())
     assert len(made) == WAITING == len(controller.volumes()) == len(controller.on_backend())
     requests = [pb.DeleteVolumeRequest(volume_id=each) for each in made]
     for each in [calls.controller.DeleteVolume.future(one, timeout=WAIT) for one in requests]:
         each.result()
     assert controller.on_backend() == []
-    assert "Traceback" not in controller.process.logs()
+    assert "Traceback" not in process.logs()
     with capsys.disabled():
         told = ", ".join(f"{each:.0f}" for each in (memory[0], *memory[-3:]))
         count = (2 * len(memory) - 3) * WAITING
@@ -285,9 +282,3 @@ def test_its_memory_does_not_grow_while_hundreds_call_during_an_outage(
             f"\n{count} calls in an outage of {lasted:.0f} s: MiB before, late in it, after: {told}"
         )
     assert max(memory) - memory[0] < MOST_MIB
-
-
-def memory_mib(pid: int) -> float:
-    """Resident memory."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024

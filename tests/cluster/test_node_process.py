@@ -144,14 +144,8 @@ def pair(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield Pair(apiserver, directory, on_controller, node, on_node, account, proxy)
 
 
-def memory_mib(process: DriverProcess) -> float:
-    """Resident memory, with the pages of libraries that processes share."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def test_it_stays_small_and_loads_neither_cinder_nor_the_kubernetes_client(pair: Pair):
-    at_rest = memory_mib(pair.node)
+    at_rest = pair.node.memory_mib()
 
     def stage(number: int) -> None:
         name = f"small-{number}"
@@ -161,7 +155,7 @@ def test_it_stays_small_and_loads_neither_cinder_nor_the_kubernetes_client(pair:
 
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         list(pool.map(stage, range(STAGES)))
-    after = memory_mib(pair.node)
+    after = pair.node.memory_mib()
     print(f"node of a cluster: {at_rest:.1f} MiB at rest, {after:.1f} MiB after {STAGES} stages")
     assert at_rest <= MOST_MIB
     assert after <= MOST_MIB

@@ -81,6 +81,11 @@ class DriverProcess:
         """The process id; only while the process runs."""
         return self._running().pid
 
+    def memory_mib(self) -> float:
+        """Resident memory, pages of libraries that processes share included."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
     def channel(self) -> grpc.Channel:
         """A new connection to the socket; the caller closes it."""
         return grpc.insecure_channel(self.endpoint, options=CONNECT_OPTIONS)
