@@ -123,6 +123,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return (self.keys_dir or self.state_dir / "keys") / "records.json"
 
     @property
+    def shares_keys(self) -> bool:
+        """Whether the key rings are copies that other processes have too: those of a Secret."""
+        return self.keys_dir is not None
+
+    @property
     def grace_seconds(self) -> float:
         """How long another controller may still work on what it began.
 

@@ -143,15 +143,24 @@ class KeyFile:
     process at its next use of a key.  A file that is gone or damaged is logged, and
     the ring of before stays: it may be the last copy there is.
 
-    :raises ConfigurationError: the file is there and cannot be understood.
+    :param shared: other processes have a copy of the file: it is never made here, where it
+        would have keys that the others do not know.
+    :raises ConfigurationError: the file cannot be understood, or is shared and not there.
     :raises StateDirectoryError: it cannot be read or made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self._path = path
         # Protects _ring and _stamp: one thread reads a changed file.
         self._lock = threading.Lock()
-        load_or_create(path)
+        if not shared:
+            load_or_create(path)
+        elif not path.exists():
+            raise ConfigurationError(
+                f"There is no key file {path}",
+                advice="cinder-csi keys create makes the rings once for all replicas and nodes;"
+                " mount the Secret that has them as this directory",
+            )
         self._stamp = _stamp(path)
         self._ring = load(path)
 

@@ -143,7 +143,7 @@ def _cluster_records(
     inner = replica.once_there(open_records, stopped)
     if inner is None:
         return None
-    store = SealedStore(inner, KeyFile(settings.records_keys))
+    store = SealedStore(inner, KeyFile(settings.records_keys, shared=settings.shares_keys))
 
     def is_published(volume_id: str, node_id: str) -> bool:
         return store.get(ConnectionRecord, ids.connection_id(volume_id, node_id)) is not None

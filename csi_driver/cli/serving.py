@@ -67,7 +67,8 @@ class Parts:
         :param stopped: whether the process was told to end meanwhile.
         :raises CinderCSIError: the configuration or the state cannot be used.
         """
-        keys = sealing.KeyFile(self._settings.transport_keys)
+        settings = self._settings
+        keys = sealing.KeyFile(settings.transport_keys, shared=settings.shares_keys)
         if self.node is not None:
             from csi_driver.cli.assembly_node import make_node
 

@@ -20,7 +20,15 @@ from csi_driver.base.errors import (
     SealError,
     StateDirectoryError,
 )
-from csi_driver.base.sealing import KeyFile, KeyRing, change, key_id_of, load, load_or_create
+from csi_driver.base.sealing import (
+    KeyFile,
+    KeyRing,
+    change,
+    create,
+    key_id_of,
+    load,
+    load_or_create,
+)
 
 RING = KeyRing.generate()
 
@@ -186,6 +194,16 @@ def test_loading_makes_no_file(tmp_path: Path):
     with pytest.raises(ConfigurationError, match=r"no key file .*ring\.json"):
         load(tmp_path / "ring.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ring_that_others_share_is_not_made(tmp_path: Path):
+    path = tmp_path / "keys" / "ring.json"
+    with pytest.raises(ConfigurationError, match="no key file") as refused:
+        KeyFile(path, shared=True)
+    assert "keys create" in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+    made = create(path)
+    assert KeyFile(path, shared=True)() == made
 
 
 def test_a_running_process_uses_a_changed_ring_at_its_next_use(tmp_path: Path):
