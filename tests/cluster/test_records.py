@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from csi_driver.base import sealing
-from csi_driver.cinderlib.persistence.copying import differences
+from csi_driver.cinderlib.persistence.copying import copy_records, differences
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.kubernetes.resources import FINALIZER, RESOURCES
 from csi_driver.cinderlib.persistence.kubernetes.store import KubernetesStore
+from csi_driver.cinderlib.persistence.memory import MemoryStore
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     KeyValueRecord,
@@ -31,11 +32,13 @@ from csi_driver.cinderlib.persistence.records import (
     VolumeRecord,
 )
 from csi_driver.cinderlib.persistence.sealed import SealedStore
+from csi_driver.cinderlib.persistence.store import RecordConflict
 from csi_driver.kube.api import Api
 from csi_driver.kube.errors import ApiNotFound
 from csi_driver.kube.group import DRIVER_LABEL, collection, of_driver
 from tests.cluster.accounts import MANIFESTS, NAMESPACE, add_node, install, token
 from tests.cluster.apiserver import ADMIN_TOKEN, ApiServer
+from tests.cluster.binaries import Binaries
 from tests.cluster.fault_proxy import PASS, FaultProxy, Verdict
 from tests.cluster.plugin import make_keys, plugin
 from tests.cluster.rows import row
@@ -288,6 +291,24 @@ def test_records_move_from_sqlite_into_a_cluster_and_back(installation, tmp_path
         assert differences(here, back) == []
 
 
+def test_a_new_store_takes_an_installation_over_for_good(installation):
+    """As the object library does when its store is exchanged."""
+    connection = installation.server.connection(ADMIN_TOKEN)
+    with closing(MemoryStore()) as source:
+        source.put(TombstoneRecord(id="t", incarnation=7))
+        with closing(KubernetesStore(Api(connection), installation.driver)) as target:
+            assert target.fresh
+            copy_records(source, target)
+            assert target.installation_id == source.installation_id
+        with closing(KubernetesStore(Api(connection), installation.driver)) as again:
+            assert not again.fresh
+            assert again.installation_id == source.installation_id
+            assert differences(source, again) == []
+            again.adopt(source.installation_id)
+            with pytest.raises(RecordConflict, match=f"is that of {source.installation_id}"):
+                again.adopt("another")
+
+
 # -- beside a controller ---------------------------------------------------------------------
 
 
@@ -309,6 +330,37 @@ def test_the_account_for_backups_may_export_and_nothing_else(installation, tmp_p
     refused = subprocess.run(line, check=False, capture_output=True, text=True)
     assert "leases" in refused.stderr
     assert "forbidden" in refused.stderr
+
+
+def test_the_documented_commands_empty_a_cluster_for_an_import(
+    installation, programs: Binaries, tmp_path: Path
+):
+    """They leave the installation, and what nodes proved."""
+    controller = installation.plugin("controller")
+    with controller, Calls(controller) as calls:
+        volume_id = calls.create("data").volume_id
+        calls.snapshot(volume_id, "cut")
+        installation.records("export", "--while-running", tmp_path / "file")
+    server = installation.server
+    before = {each: installation.count(each) for each in KINDS}
+    assert before["cindervolumes"] == before["cindersnapshots"] == 1
+    script = _documented("for kind in").replace("csi.cinderlib.io", installation.driver)
+    path = f"{programs.directory}:/usr/bin:/bin"
+    environment = {"PATH": path, "KUBECONFIG": str(server.kubeconfig)}
+    subprocess.run(["bash", "-euc", script], check=True, env=environment)
+    assert {installation.count(each) for each in KINDS} == {0}
+    installation.records("import", tmp_path / "file")
+    assert {each: installation.count(each) for each in KINDS} == before
+    item = server.admin.get(f"{collection('cindervolumes')}/{volume_id}")
+    listed = server.kubectl(*_documented("kubectl get clvol -o custom-columns").split()[1:])
+    assert item["status"]["cinderID"] in listed
+
+
+def _documented(begin: str) -> str:
+    """The commands of docs/backup.md that begin so, to the end of their block or span."""
+    page = (MANIFESTS.parent / "docs" / "backup.md").read_text()
+    found = page[page.index(begin) :]
+    return found[: found.index("`")].strip()
 
 
 def test_a_check_names_volumes_without_record(installation):
