@@ -6,13 +6,15 @@ Tokens are those that kubelet would give: bound to a Pod, which is bound to a no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import yaml
 
 from csi_driver.kube.api import Api, Object
-from csi_driver.kube.errors import ApiNotFound
+from csi_driver.kube.errors import ApiForbidden, ApiNotFound
 from tests.cluster.apiserver import ApiServer
+from tests.support.waiting import wait_until
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 NAMESPACE = "cinder-csi"
@@ -94,6 +96,21 @@ def pod(server: ApiServer, account: str, node: str, namespace: str = NAMESPACE) 
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
     token = str(server.admin.create(path, asked)["status"]["token"])
     return Pod(f"{pods}/{made['name']}", token)
+
+
+def end(server: ApiServer, pod: Pod) -> None:
+    """Let a Pod be gone, and wait until nobody is known by its token any more."""
+    server.admin.request("DELETE", pod.path, body={"gracePeriodSeconds": 0})
+    api = Api(server.connection(pod.token, NAMESPACE))
+
+    def is_refused() -> bool:
+        try:
+            api.get("/version")
+        except ApiForbidden as error:
+            return error.status == HTTPStatus.UNAUTHORIZED
+        return False
+
+    wait_until("the token of a Pod that is gone is refused", is_refused)
 
 
 def api_of(server: ApiServer, account: str, node: str, namespace: str = NAMESPACE) -> Api:

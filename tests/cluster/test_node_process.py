@@ -19,13 +19,11 @@ import pytest
 import yaml
 
 from csi_driver.config import FILE_DRIVER
-from csi_driver.kube.api import Api
-from csi_driver.kube.connection import Connection
-from csi_driver.kube.errors import ApiBusy, ApiForbidden
+from csi_driver.kube.errors import ApiBusy
 from csi_driver.kube.group import collection, of_driver
 from csi_driver.rpc._generated import csi_pb2 as pb
 from tests.cluster import outages
-from tests.cluster.accounts import add_node, install
+from tests.cluster.accounts import add_node, end, install
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.outages import Outage
@@ -174,23 +172,12 @@ def test_it_stays_small_and_loads_neither_cinder_nor_the_kubernetes_client(pair:
 def test_it_uses_the_token_that_kubelet_gave_it_last(pair: Pair):
     first, context = pair.attached("first")
     pair.on_node.stage(first, context, str(pair.path("first")))
-    before = pair.account.renew()
-    pair.server.admin.delete(before.path)
-    old = pair.server.connection(before.token)
-    wait_until("the token of a Pod that is gone is refused", lambda: not accepted(old))
+    end(pair.server, pair.account.renew())
     second, context = pair.attached("second")
     pair.on_node.stage(second, context, str(pair.path("second")))
     assert confirmations(pair.server) == {first, second}
     pair.gone("first", first)
     pair.gone("second", second)
-
-
-def accepted(connection: Connection) -> bool:
-    try:
-        Api(connection).list(collection("cinderconfirmations"))
-    except ApiForbidden:
-        return False
-    return True
 
 
 def confirmations(server: ApiServer) -> set[str]:
