@@ -10,8 +10,10 @@ import pytest
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.config import (
     FILE_DRIVER,
+    Hidden,
     Role,
     Settings,
+    StoreKind,
     default_node_id,
     default_state_dir,
     validated,
@@ -62,11 +64,26 @@ def test_what_can_be_used_is_taken_as_it_is(changes):
         ({"drain_seconds": -0.5}, "--drain-seconds"),
         ({"drain_seconds": float("inf")}, "--drain-seconds"),
         ({"drain_seconds": float("nan")}, "--drain-seconds"),
+        ({"takeover_grace": -1.0}, "--takeover-grace"),
+        ({"takeover_attach_grace": float("nan")}, "--takeover-attach-grace"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_its_flag(changes, flag):
     with pytest.raises(ConfigurationError, match=f"^{flag} "):
         validated(changed(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "graces"),
+    [
+        ({}, (0.0, 0.0)),
+        ({"store_url": Hidden("postgresql://db/records")}, (900.0, 60.0)),
+        ({"store": StoreKind.KUBERNETES, "takeover_attach_grace": 5.0}, (900.0, 5.0)),
+    ],
+)
+def test_another_controller_may_still_work_only_where_records_are_shared(changes, graces):
+    settings = changed(**changes)
+    assert (settings.grace_seconds, settings.attach_grace_seconds) == graces
 
 
 def test_this_machines_own_defaults_can_be_used():
