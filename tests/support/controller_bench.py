@@ -138,7 +138,7 @@ class ControllerBench:
             backend.close()
         self.service = self._make_service()
         self._servicer.service = self.service
-        for future in self.service.ensure_exports():
+        for future in self.service.exports.begin():
             future.result(WAIT)
         for future in self.service.repair.round(float("inf")):
             future.exception(WAIT)

@@ -20,6 +20,7 @@ from csi_driver.cinderlib.persistence.records import (
     VolumeRecord,
 )
 from csi_driver.controller import repair
+from csi_driver.controller.backends import ATTACH_THREADS
 from tests.doubles.faults import VendorError
 from tests.support.controller_bench import (
     WAIT,
@@ -76,6 +77,22 @@ def test_exports_of_attached_volumes_are_made_again(bench):
     assert bench.faults().operations().count("ensure_export") == 1
     assert bench.record(attached).provider["provider_auth"] == "CHAP again secret"
     assert bench.record(free).phase is Phase.AVAILABLE
+
+
+def test_an_attach_does_not_wait_until_all_volumes_are_exported_again(bench):
+    attached = [bench.create(f"attached-{n}").volume_id for n in range(2 * ATTACH_THREADS)]
+    for volume_id in attached:
+        bench.publish(volume_id)
+    free = bench.create("free").volume_id
+    held = bench.hold("ensure_export")
+    exported = bench.service.exports.begin()
+    held.wait_until_entered()
+    bench.publish(free)
+    assert not any(each.done() for each in exported)
+    held.release()
+    for each in exported:
+        each.result(WAIT)
+    assert bench.faults().operations().count("ensure_export") == len(attached)
 
 
 def test_a_backend_that_fails_at_the_start_stops_nothing(bench):
