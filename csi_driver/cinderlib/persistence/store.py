@@ -11,10 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from csi_driver.base import faults
 from csi_driver.base.errors import CinderCSIError
 from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
 
 R = TypeVar("R", bound=Record)
+
+BETWEEN = "store/replace/between"
+"""Fault point of stores that replace a record by two changes: between them."""
 
 
 class RecordConflict(CinderCSIError):
@@ -104,6 +108,7 @@ class RecordStore(ABC):
         :raises: what :meth:`put` and :meth:`delete` raise.
         """
         stored = self.put(new)
+        faults.reach(BETWEEN)
         self.delete(old)
         return stored
 

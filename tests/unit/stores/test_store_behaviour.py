@@ -29,9 +29,6 @@ from csi_driver.cinderlib.persistence.store import (
     StoreUnavailable,
 )
 
-AS_ONE = ("memory", "memory_db", "postgresql")
-"""Stores of ours that replace a record by one change; others do it one after the other."""
-
 
 def ids(records: list[Any]) -> list[str]:
     return [record.id for record in records]
@@ -173,16 +170,6 @@ def test_nothing_is_removed_where_the_replacement_is_refused(store, volume):
         store.replace(old, KeyValueRecord(id="x" * 1001, value=2))
     assert store.get(VolumeRecord, "v-1") == old
     assert store.get(KeyValueRecord, "k") == there
-
-
-@pytest.mark.parametrize("store", [*AS_ONE, *(f"sealed {kind}" for kind in AS_ONE)], indirect=True)
-def test_a_replacement_of_an_older_version_changes_nothing(store, volume):
-    old = store.put(volume())
-    current = store.put(replace(old, size_gib=2))
-    with pytest.raises(RecordConflict, match="changed meanwhile"):
-        store.replace(old, KeyValueRecord(id="k", value=1))
-    assert store.get(VolumeRecord, "v-1") == current
-    assert store.get(KeyValueRecord, "k") is None
 
 
 def test_lists_are_ordered_by_id(store, volume):
