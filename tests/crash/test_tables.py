@@ -21,10 +21,10 @@ STORE_WRITES = {("store", "put"), ("store", "delete"), ("store", "replace")}
 
 REPEATED = {
     "context.py": "writes by the table, notes errors, and takes over what nodes confirm anyway",
+    "exports.py": "exports again at every start",
     "late.py": "writes by the table; what is not recorded is expected, or looked for, again",
     "names.py": "buries within the table's step; prunes what is looked for again",
     "orphans.py": "writes by the table, once",
-    "service.py": "exports again at every start",
 }
 """Modules of the controller that may write to the store themselves, and why."""
 
