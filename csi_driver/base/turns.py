@@ -102,7 +102,7 @@ class Turns(Executor):
                 self._waiting.append(call)
         if has_turn and _thread.lent:
             _thread.lent = False  # what the work itself may start is another's turn
-            call.run()
+            call.run_unseen()
             self._pass_on()
         elif has_turn:
             self._to_pool(call)
@@ -155,8 +155,11 @@ class Submitted:
 
     def run(self) -> None:
         """Call it on this thread, unless the future was cancelled."""
-        if not self.future.set_running_or_notify_cancel():
-            return
+        if self.future.set_running_or_notify_cancel():
+            self.run_unseen()
+
+    def run_unseen(self) -> None:
+        """Call it on this thread, when nobody has the future yet who could cancel it."""
         try:
             result = self._fn(*self._args, **self._kwargs)
         except BaseException as error:  # every outcome belongs to whoever waits
