@@ -94,10 +94,14 @@ def test_a_volume_is_put_back_by_the_leader_while_it_serves(apiserver: ApiServer
             assert f"is published to {NODE}" in told
         with Calls(standby) as on_standby:
             wait_until("the standby stands by", lambda: on_standby.probe() is False)
-        code, told = revert(standby, volume_id, snapshot_id)
-        assert code == 1
-        assert "RevertVolume is not served here" in told
-        assert f"{NODE}/" in told, "it says who leads"
+
+        def standby_tells_the_leader() -> bool:
+            code, told = revert(standby, volume_id, snapshot_id)
+            assert code == 1
+            assert "RevertVolume is not served here" in told
+            return f"{NODE}/" in told
+
+        wait_until("the standby has seen the Lease", standby_tells_the_leader)
         assert reverting(apiserver, volume_id) == []
 
         assert revert(leader, volume_id, snapshot_id)[0] == 0
