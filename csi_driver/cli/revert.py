@@ -1,4 +1,4 @@
-"""``cinder-csi revert``: put a volume back to one of its snapshots.
+"""``cinder-csi revert``: put a volume back to its youngest snapshot.
 
 CSI has no call for it.  A running controller is asked over its socket: it knows what else
 works on the volume, and in a cluster it is the one that leads, or says who does.  So an
@@ -71,7 +71,7 @@ def revert(
         ),
     ] = None,
 ) -> None:
-    """Put a volume back to what it held when a snapshot was made.
+    """Put a volume back to what it held when its youngest snapshot was made.
 
     Everything written since is lost. The volume must not be published, and must not have been
     extended since. The running controller does it, or this command when none runs. If the

@@ -42,7 +42,7 @@ class PublishedElsewhere(CinderCSIError):
 
 
 class VolumeInUse(CinderCSIError):
-    """The volume cannot be deleted: it is published, or snapshots depend on it."""
+    """The volume cannot be deleted or reverted: it is published, or snapshots depend on it."""
 
 
 class CapacityOutOfRange(CinderCSIError):

@@ -1,4 +1,4 @@
-"""Putting a volume back to one of its snapshots.
+"""Putting a volume back to its youngest snapshot.
 
 CSI has no call for it; ``cinder-csi revert`` asks for it, through ``rpc.administration``.
 While it runs, and after a crash until it was done again, the volume is in phase *reverting*:
@@ -9,8 +9,6 @@ another.
 from __future__ import annotations
 
 from concurrent.futures import Future
-
-import msgspec
 
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
@@ -38,7 +36,7 @@ class Reverts:
 
         :raises VolumeNotFound: there is no such volume.
         :raises SnapshotNotFound: there is no such snapshot of it.
-        :raises VolumeInUse: the volume is published.
+        :raises VolumeInUse: the volume is published, or has a younger snapshot.
         :raises OperationInProgress: another operation runs on volume or snapshot.
         """
         return self._start(volume_id, snapshot_id, OPERATION)
@@ -75,6 +73,19 @@ class Reverts:
             )
         return found
 
+    def _refuse_younger(self, snapshot: SnapshotRecord) -> None:
+        """Refuse all but the youngest snapshot, as Cinder does.
+
+        Drivers rely on it: some fail in the midst of it, and some arrays destroy the younger.
+        """
+        every = self._context.store.list(SnapshotRecord, where={"volume_id": snapshot.volume_id})
+        younger = [f"{s.name} ({s.id})" for s in every if s.created_at > snapshot.created_at]
+        if younger:
+            raise errors.VolumeInUse(
+                f"Volume {snapshot.volume_id} has younger snapshots: {', '.join(younger)}",
+                advice="Delete them first, or make a new volume from the snapshot",
+            )
+
     def _revert(
         self, running: Running, volume_id: str, snapshot_id: str, backend: ControllerBackend
     ) -> None:
@@ -85,8 +96,11 @@ class Reverts:
         snapshot = self._snapshot(volume, snapshot_id)
         if volume.phase not in (Phase.AVAILABLE, Phase.REVERTING):
             raise pending.busy(volume)
-        if volume.operation is not None and volume.operation.kind != OPERATION:
+        begun = volume.operation
+        if begun is not None and (begun.kind, begun.snapshot_id) != (OPERATION, snapshot_id):
             raise pending.busy(volume)
+        if volume.phase is Phase.AVAILABLE:
+            self._refuse_younger(snapshot)
         late.refuse_while_reverting(context, volume)
         nodes = [connection.node_id for connection in context.connections(volume_id)]
         if nodes:
@@ -94,7 +108,7 @@ class Reverts:
                 f"Volume {volume_id} is published to {', '.join(nodes)}",
                 advice="Stop its workload, and unpublish it first",
             )
-        unfinished = volume.operation
+        unfinished = volume.phase is Phase.REVERTING
         volume = context.write(
             volume, OPERATION, "backend", phase=Phase.REVERTING, snapshot_id=snapshot_id
         )
@@ -105,11 +119,8 @@ class Reverts:
                 lambda: backend.manager.revert_to_snapshot(volume, snapshot),
             )
         except DriverCallFailed as failed:
-            if failed.failure.may_have_effect:
+            if unfinished or failed.failure.may_have_effect:
                 context.note(volume, failed.failure.message)
-            elif unfinished is not None:
-                # Still half of what an earlier attempt left: its snapshot is to be gone back to.
-                context.note(_wishing(volume, unfinished.snapshot_id), failed.failure.message)
             else:
                 context.write(volume, OPERATION, "undone", phase=Phase.AVAILABLE)
             raise as_error(failed) from failed
@@ -123,11 +134,3 @@ class Reverts:
             phase=Phase.AVAILABLE,
             formatting=snapshot.formatting,
         )
-
-
-def _wishing(volume: VolumeRecord, snapshot_id: str) -> VolumeRecord:
-    """The volume in the same operation with another snapshot as its target."""
-    if volume.operation is None:
-        return volume
-    operation = msgspec.structs.replace(volume.operation, snapshot_id=snapshot_id)
-    return msgspec.structs.replace(volume, operation=operation)
