@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 from csi_driver.cli.cluster import DEPOSED_EXIT_CODE
+from csi_driver.rpc.errors import NON_FINAL
 from tests.cluster.accounts import add_node, install
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.fault_proxy import PASS, FaultProxy, Verdict
@@ -230,7 +231,7 @@ def test_what_an_old_leader_s_calls_do_late_does_no_harm(pair, proxy, when):
         assert len(pair.connected()) == 1
     proxy.judge = lambda verb, path: PASS
     assert first.process.wait() == DEPOSED_EXIT_CODE
-    assert {each.code() for each in begun} == {grpc.StatusCode.UNAVAILABLE}
+    assert {each.code() for each in begun} <= NON_FINAL
 
     for call in refusals:
         requests.until_ok(second.client, call)
