@@ -346,7 +346,8 @@ def test_the_documented_commands_empty_a_cluster_for_an_import(
     assert before["cindervolumes"] == before["cindersnapshots"] == 1
     script = _documented("for kind in").replace("csi.cinderlib.io", installation.driver)
     path = f"{programs.directory}:/usr/bin:/bin"
-    environment = {"PATH": path, "KUBECONFIG": str(server.kubeconfig)}
+    # kubectl keeps a cache in the home directory.
+    environment = {"PATH": path, "KUBECONFIG": str(server.kubeconfig), "HOME": str(tmp_path)}
     subprocess.run(["bash", "-euc", script], check=True, env=environment)
     assert {installation.count(each) for each in KINDS} == {0}
     installation.records("import", tmp_path / "file")
