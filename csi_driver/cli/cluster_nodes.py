@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from csi_driver.base.values import Confirmation, NodeRegistration
+from csi_driver.base.values import Confirmation, FormattingState, NodeRegistration
 from csi_driver.kube import node_objects
 from csi_driver.kube.api import Api, Object
 from csi_driver.kube.errors import ApiError, ApiNotFound
@@ -80,12 +80,15 @@ class ClusterNodes:
     def confirmation(self, volume_id: str) -> Confirmation | None:
         """What nodes proved about a volume.
 
-        The API server is asked when the cache knows nothing: a confirmation that is a few
-        milliseconds old decides whether a copy may be formatted.
+        The API server is asked unless the cache knows the volume formatted, which no node
+        takes back: a confirmation that is a few milliseconds old decides whether the volume,
+        or a copy of it, may be formatted.
 
         :raises LedgerUnavailable: the API server does not answer.
         """
-        found = self._confirmations.get(volume_id) or self._asked(volume_id)
+        found = self._confirmations.get(volume_id)
+        if found is None or found[0].formatting.state is not FormattingState.FORMATTED:
+            found = self._asked(volume_id)
         if found is None:
             return None
         confirmation, node_id = found

@@ -110,6 +110,17 @@ def test_a_confirmation_of_this_moment_is_known(ledgers, nodes, published):
         assert nodes.confirmation(said.volume_id) == said
 
 
+def test_a_volume_is_known_as_formatted_though_the_watch_does_not_tell(ledgers, nodes, published):
+    said = confirmation(Formatting(), identity="wwn:1")
+    published.add((said.volume_id, "node-a"))
+    ledgers["node-a"].confirm(said)
+    wait_until("it is known", lambda: nodes._confirmations.get(said.volume_id))
+    nodes.close()
+    formatted = same_volume(said, FORMATTED, identity="wwn:1")
+    ledgers["node-a"].confirm(formatted)
+    assert nodes.confirmation(said.volume_id) == formatted
+
+
 def test_a_forgotten_confirmation_is_gone_for_all(ledgers, nodes, published):
     said = confirmation()
     published.add((said.volume_id, "node-a"))
