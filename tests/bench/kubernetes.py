@@ -182,7 +182,7 @@ def _creates(many: Subject, few: Subject, api_server: Process) -> Iterator[Figur
             beside_name="empty store",
         )
         yield Figure(
-            name="the same, how much longer than in an empty store",
+            name=f"percentile {percent}, how much longer than in an empty store",
             setting=f"{FULL}, {CLIENTS} clients",
             value=(own / beside - 1) * 100,
             unit="%",
