@@ -156,7 +156,8 @@ class KubernetesStore(RecordStore):
         """
         kinds = list(self._caches)
         with _explained("The records cannot be read"), ThreadPoolExecutor(len(kinds)) as pool:
-            if installations.find(self._api, self._driver) != self.installation_id:
+            found = self.persistently(lambda: installations.find(self._api, self._driver))
+            if found != self.installation_id:
                 raise StoreCorrupt(
                     f"The CinderInstallation {self._driver} is not the one that was there when"
                     " this process started",
