@@ -26,7 +26,7 @@ from csi_driver.kube.api import Api, Object
 from csi_driver.kube.connection import Connection
 from csi_driver.kube.errors import ApiError
 from tests.cluster.binaries import Binaries
-from tests.support.waiting import look_again
+from tests.support.waiting import look_again, wait_until
 
 ADMIN_TOKEN = "admin-of-the-tests"
 READY_SECONDS = 60
@@ -117,6 +117,9 @@ class ApiServer:
         if names:
             paths = [f"crd/{each['metadata']['name']}" for each in names]
             self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *paths)
+        for each in names:
+            # Established is not served yet: the first lists are refused.
+            wait_until(f"{each['metadata']['name']} is served", lambda: self._serves(each))  # noqa: B023
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints, as the administrator."""
@@ -141,6 +144,16 @@ class ApiServer:
         return path
 
     # -- parts -------------------------------------------------------------------
+
+    def _serves(self, definition: Object) -> bool:
+        spec = definition["spec"]
+        version = spec["versions"][0]["name"]
+        path = f"/apis/{spec['group']}/{version}/{spec['names']['plural']}"
+        try:
+            self.admin.request("GET", path, query={"limit": "1"})
+        except ApiError:
+            return False
+        return True
 
     def _start_etcd(self) -> None:
         url, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"

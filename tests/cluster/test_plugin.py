@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from csi_driver.kube.group import collection, of_driver
-from tests.cluster.accounts import add_node, install
+from tests.cluster.accounts import NAMESPACE, add_node, install
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.plugin import make_keys, plugin
 from tests.support import leftovers
@@ -83,3 +83,25 @@ def test_a_standby_answers_who_leads_and_takes_over(cluster, tmp_path_factory):
         finally:
             second.stop()
         first.start()
+
+
+def test_a_replica_that_cannot_start_leaves_the_lease_to_another(cluster, tmp_path: Path):
+    driver = "cannot-start.example.com"
+    config = tmp_path / "backends.yaml"
+    config.write_text("backends: [{name: b, volume_driver: no.such.Driver}]")
+    replica = plugin(
+        cluster,
+        tmp_path / "1",
+        "controller",
+        "n1",
+        driver=driver,
+        keys=make_keys(tmp_path / "keys"),
+        arguments=("--config", str(config)),
+    )
+    replica.spawn()
+    assert replica.wait() != 0
+    assert "no.such.Driver" in replica.logs()
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{driver}"
+    spec = cluster.admin.get(lease)["spec"]
+    assert spec["leaseTransitions"] == 1, "it led"
+    assert spec["holderIdentity"] == ""

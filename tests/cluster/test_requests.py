@@ -1,4 +1,4 @@
-"""What calls cost at the API server: few writes, and no list at all."""
+"""What a start and calls cost at the API server: one list, few writes, and no list again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def of_records(seen: list[str]) -> list[str]:
     return [each for each in seen if "/cinderlib.io/" in each]
 
 
-def test_a_create_writes_three_times_at_most_and_no_call_lists(
+def test_a_controller_reads_once_a_create_writes_three_times_at_most_and_no_call_lists(
     apiserver: ApiServer, proxy: FaultProxy, tmp_path: Path
 ):
     keys = make_keys(tmp_path / "keys")
@@ -40,6 +40,8 @@ def test_a_create_writes_three_times_at_most_and_no_call_lists(
     behind = kubeconfig.read_text().replace(apiserver.url, proxy.connection().server)
     kubeconfig.write_text(behind)
     with controller, Calls(controller) as calls:
+        at_start = [each for each in proxy.seen if "/cindervolumes?" in each and "limit=" in each]
+        assert len(at_start) == 1, "who leads at once reads the records once"
         del proxy.seen[:]
         made = [calls.create(f"data-{number}").volume_id for number in range(5)]
         after_create = of_records(proxy.seen)
