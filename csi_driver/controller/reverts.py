@@ -119,7 +119,9 @@ class Reverts:
                 lambda: backend.manager.revert_to_snapshot(volume, snapshot),
             )
         except DriverCallFailed as failed:
-            if unfinished or failed.failure.may_have_effect:
+            # With another size no attempt has called the driver, this one nor an earlier.
+            called = volume.size_gib == snapshot.size_gib
+            if called and (unfinished or failed.failure.may_have_effect):
                 context.note(volume, failed.failure.message)
             else:
                 context.write(volume, OPERATION, "undone", phase=Phase.AVAILABLE)

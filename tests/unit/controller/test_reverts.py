@@ -77,6 +77,21 @@ def test_a_volume_that_may_be_half_reverted_is_not_published_until_it_was_done_a
     assert bench.publish(volume_id)
 
 
+def test_a_refusal_that_a_dead_process_did_not_record_is_found_again(bench, volume_id, snapshot_id):
+    """The volume was extended since the cut: no attempt has touched it."""
+    bench.expand(volume_id, 2 * GIB)
+    operation = Operation(
+        kind="revert", step="backend", since=0.0, owner="gone", snapshot_id=snapshot_id
+    )
+    volume = bench.record(volume_id)
+    bench.store.put(msgspec.structs.replace(volume, phase=Phase.REVERTING, operation=operation))
+    bench.restart()
+    record = bench.record(volume_id)
+    assert (record.phase, record.operation) == (Phase.AVAILABLE, None)
+    assert "revert_to_snapshot" not in bench.faults().operations()
+    assert bench.publish(volume_id)
+
+
 def test_only_to_the_youngest_snapshot(bench, volume_id, snapshot_id):
     """Of a share of files another cannot be had, and the volume would stay `reverting`."""
     newer = bench.snapshot(volume_id, "newer").snapshot_id
