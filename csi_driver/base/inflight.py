@@ -96,12 +96,14 @@ class InFlight:
             # A caller that gives up must not cancel the work that others wait for.
             running.future.set_running_or_notify_cancel()
             self._running[key] = running
-            self._held.update(holding)
+            if holding:
+                self._held.update(holding)
         try:
             submitted = executor.submit(self._run, key, running, work)
         except BaseException as error:
             self._never_ran(key, running, error)
-        else:
+            return running.future
+        if not running.future.done():
             submitted.add_done_callback(lambda done: self._look_whether_it_ran(key, running, done))
         return running.future
 
@@ -122,7 +124,7 @@ class InFlight:
             current = self._running.get(name)
             if current is not None:
                 raise OperationInProgress(f"{name} is busy: {current.describe(now)}")
-        if self._held[key]:
+        if self._held.get(key):
             holder = next(r for r in self._running.values() if key in r.holding)
             raise OperationInProgress(f"{key} is needed by another call: {holder.describe(now)}")
 
