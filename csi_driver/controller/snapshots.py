@@ -71,6 +71,8 @@ class Snapshots:
             return record
         if record is not None and record.phase is Phase.DELETING:
             raise pending.busy(record, advice="Retry when its deletion is finished")
+        if record is not None and record.phase is not Phase.CREATING:
+            raise pending.busy(record)  # it is there: another attempt would remove it
         volume = context.volume(request.volume_id)
         if volume.phase is not Phase.AVAILABLE:
             raise pending.busy(volume)

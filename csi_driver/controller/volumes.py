@@ -119,6 +119,8 @@ class Volumes:
                 return answer(context, record)
             if record.phase is Phase.DELETING:
                 raise pending.busy(record, advice="Retry when its deletion is finished")
+            if record.phase is not Phase.CREATING:
+                raise pending.busy(record)  # it is there: another attempt would remove it
         kind = making(request.source)
         try:
             source, size, pool = self._plan(request, chosen, backend)

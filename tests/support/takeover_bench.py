@@ -42,6 +42,10 @@ class Fenced:
         self._check()
         self.inner.delete(record)
 
+    def replace(self, old: Any, new: Any) -> Any:
+        self._check()
+        return self.inner.replace(old, new)
+
     def _check(self) -> None:
         if self.deposed:
             raise NotLeading("Another controller leads")

@@ -125,6 +125,19 @@ def test_a_volume_that_may_be_half_reverted_stays_so_when_the_next_attempt_is_re
     assert bench.faults().operations().count("revert_to_snapshot") == 3
 
 
+def test_a_volume_that_is_being_reverted_is_not_made_anew(bench, volume_id, snapshot_id):
+    bench.faults().fail("revert_to_snapshot", VendorError("lost"), "after")
+    with pytest.raises(errors.BackendFailed, match="lost"):
+        revert(bench, volume_id, snapshot_id)
+    before = bench.record(volume_id)
+    with Refused(Code.ABORTED, "being reverted"):
+        bench.create()
+    assert bench.record(volume_id) == before
+    assert "delete_volume" not in bench.faults().operations()
+    bench.restart()
+    assert bench.create().volume_id == volume_id
+
+
 def test_a_revert_whose_confirmation_could_not_be_dropped_is_finished_by_itself(
     bench, volume_id, snapshot_id, monkeypatch
 ):
