@@ -30,7 +30,7 @@ class Submitted(Generic[C]):
 
     def __init__(self, group: GroupCommit[C], change: C | None) -> None:
         self.change = change
-        # Set by whoever commits it, before it lets the turn go.
+        # Set by whoever commits it, once the outcome is there and before it lets the turn go.
         self.done = False
         self.outcome: Exception | None = None
         # Who waits for it is done, or is the next to commit.
@@ -62,8 +62,8 @@ class GroupCommit(Generic[C]):
         self._lock = threading.Lock()
         self._closed = False
         self._queue: deque[Submitted[C]] = deque()
-        # Whether some thread commits, or was told to; and those that wait for their turn.
-        self._led = False
+        # Whose thread commits, or was told to; and those that wait for their turn.
+        self._leader: Submitted[C] | None = None
         self._parked: deque[Submitted[C]] = deque()
 
     def submit(self, change: C) -> Submitted[C]:
@@ -80,11 +80,18 @@ class GroupCommit(Generic[C]):
 
     def settle(self, submitted: Submitted[C]) -> None:
         """Return when a change of this group is done, whoever commits it."""
-        if self._leads(submitted):
-            try:
+        # A signal may interrupt the thread anywhere in here: others do not wait for it then.
+        try:
+            if self._leads(submitted):
                 while not submitted.done:
                     self._commit_batch()
-            finally:
+        except BaseException:
+            with self._lock:
+                if submitted in self._parked:
+                    self._parked.remove(submitted)
+            raise
+        finally:
+            if self._leader is submitted:
                 self._hand_on()
 
     def close(self) -> None:
@@ -100,20 +107,11 @@ class GroupCommit(Generic[C]):
         with self._lock:
             if submitted.done:
                 return False
-            if not self._led:
-                self._led = True
+            if self._leader is None:
+                self._leader = submitted
                 return True
             self._parked.append(submitted)
-        try:
-            submitted.turn.acquire()
-        except BaseException:  # a signal: somebody else has to do what this one was told to
-            with self._lock:
-                parked = submitted in self._parked
-                if parked:
-                    self._parked.remove(submitted)
-            if not parked and not submitted.done:
-                self._hand_on()
-            raise
+        submitted.turn.acquire()
         return not submitted.done
 
     def _hand_on(self) -> None:
@@ -122,7 +120,7 @@ class GroupCommit(Generic[C]):
             done = [each for each in self._parked if each.done]
             left = deque(each for each in self._parked if not each.done)
             following = left.popleft() if left else None
-            self._parked, self._led = left, following is not None
+            self._parked, self._leader = left, following
         if following is not None:
             following.turn.release()
         for each in done:
@@ -133,12 +131,17 @@ class GroupCommit(Generic[C]):
         try:
             with self._lock:
                 while self._queue and len(batch) < LARGEST_BATCH:
-                    batch.append(self._queue.popleft())
-            self._commit_changes([each for each in batch if each.change is not None])
+                    batch.append(self._queue[0])
+                    self._queue.popleft()
+            # One that is done was left in the queue by a thread that was interrupted above.
+            self._commit_changes([each for each in batch if not (each.done or each.change is None)])
         finally:
-            # Also when this thread is interrupted: none may wait for ever.
+            # Also when this thread is interrupted: none may wait for ever, or take for stored
+            # what perhaps is not.
             for each in batch:
-                each.done = True
+                if not each.done:
+                    each.outcome = None if each.change is None else _interrupted()
+                    each.done = True
 
     def _commit_changes(self, batch: Sequence[Submitted[C]]) -> None:
         changes = [each.change for each in batch if each.change is not None]
@@ -146,12 +149,11 @@ class GroupCommit(Generic[C]):
             outcomes = self._commit(changes) if changes else ()
             for each, outcome in zip(batch, outcomes, strict=True):
                 each.outcome = outcome
-        except BaseException as error:
-            # Whatever it is, every caller learns it; what ends this thread, in words of its own.
+        except Exception as error:  # every caller learns it
             for each in batch:
-                each.outcome = error if isinstance(error, Exception) else _interrupted()
-            if not isinstance(error, Exception):
-                raise
+                each.outcome = error
+        for each in batch:
+            each.done = True
 
 
 def _interrupted() -> StoreUnavailable:

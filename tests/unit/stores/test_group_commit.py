@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from csi_driver.cinderlib.persistence import group_commit
 from csi_driver.cinderlib.persistence.group_commit import LARGEST_BATCH, GroupCommit
 from csi_driver.cinderlib.persistence.store import RecordConflict, StoreUnavailable
 
@@ -141,6 +147,84 @@ def test_who_is_interrupted_while_it_waits_keeps_nobody_from_committing(
     disk.go_on.set()
     group.submit("later").result()
     assert disk.batches == [["first"], ["interrupted", "later"]]
+
+
+class InterruptAt:
+    """Interrupts this thread after one of the module's calls, where Python heeds signals.
+
+    Not in what hands on after an interruption: a second one is not reckoned with.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._left = step
+        self._called: set[FrameType] = set()
+
+    def __enter__(self) -> InterruptAt:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    @property
+    def over(self) -> bool:
+        """There were fewer steps."""
+        return self._left > 0
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        if code.co_filename != group_commit.__file__ or code.co_name == "_hand_on":
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            after_call = frame in self._called
+            self._called.discard(frame)
+            if dis.opname[code.co_code[frame.f_lasti]] in ("CALL", "RESUME"):
+                self._called.add(frame)
+            if after_call and self._left > 0:
+                self._left -= 1
+                if not self._left:
+                    raise KeyboardInterrupt
+        return self._trace
+
+
+def _interrupted_at(step: int) -> bool:
+    """Whether there was such a step; who came meanwhile is answered, and truly."""
+    made: list[str] = []
+
+    def commit(changes: Sequence[str]) -> list[Exception | None]:
+        made.extend(changes)
+        return [None] * len(changes)
+
+    group = GroupCommit(commit)
+    mine, other = group.submit("mine"), group.submit("other")
+    with InterruptAt(step) as interrupt, contextlib.suppress(KeyboardInterrupt):
+        mine.result()
+    answers: list[Exception | None] = []
+
+    def wait() -> None:
+        try:
+            other.result()
+            answers.append(None)
+        except StoreUnavailable as error:
+            answers.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(30)
+    assert answers, f"after an interruption at step {step} a caller waits for ever"
+    assert answers[0] is not None or "other" in made, f"step {step}: told, but not made"
+    group.submit("later").result()
+    assert made[-1] == "later"
+    assert len(set(made)) == len(made)
+    return not interrupt.over
+
+
+def test_an_interruption_anywhere_lets_nobody_wait_nor_take_for_stored_what_is_not():
+    steps = 1
+    while _interrupted_at(steps):
+        steps += 1
+    assert steps > 10
 
 
 def test_a_batch_has_a_largest_size(group, disk, first):
