@@ -166,6 +166,11 @@ class PostgreSQL:
             if self._connection is None and self._was_committed(marker):
                 return answer
             raise
+        except BaseException:
+            # A signal: the next connection looks whether it was one.
+            self._in_doubt = marker
+            self._drop()
+            raise
         self._marker, self._in_doubt = marker, ""
         return answer
 

@@ -232,6 +232,31 @@ def test_a_commit_that_cannot_be_looked_up_says_so(
         store.put(replace(found, value=2))
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_commit_that_a_signal_interrupts_is_looked_up_before_the_next(
+    postgres: PostgresServer,
+    database: str,
+    url: str,
+    committed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with closing(store_at(url)) as store:
+        raw = store._database._connection.connection.driver_connection  # type: ignore[attr-defined]
+        commit = raw.commit
+
+        def interrupted() -> None:
+            if committed:
+                commit()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(raw, "commit", interrupted)
+            store.put(KeyValueRecord(id="k", value=1))
+        end_sessions(postgres, database)
+        store.put(KeyValueRecord(id="next", value=1))
+        assert (store.get(KeyValueRecord, "k") is not None) is committed
+
+
 def test_a_database_that_went_back_in_time_is_not_written(
     postgres: PostgresServer, database: str, url: str
 ) -> None:
