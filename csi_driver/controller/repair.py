@@ -111,10 +111,11 @@ class Repair:
         for kind in (ConnectionRecord, SnapshotRecord, VolumeRecord):
             pending += store.list(kind, where={"pending": "yes"})
         futures: list[Future[Any]] = []
-        for record in due(pending, now):
-            futures += self._begin(record)
+        # First: a volume cannot be deleted on which a late call left a connection.
         for expected in late.due(self._context):
             futures += self._look_for(expected)
+        for record in due(pending, now):
+            futures += self._begin(record)
         return futures
 
     def _look_for(self, expected: LateAttemptRecord) -> list[Future[Any]]:

@@ -137,6 +137,17 @@ def test_a_late_attach_of_a_volume_that_is_gone_is_forgotten(cluster, callers, v
     assert (cluster.on_backend(), cluster.expected()) == (set(), [])
 
 
+def test_a_late_attach_is_removed_before_the_deletion_that_it_hinders(cluster, callers, volume_id):
+    with late(cluster, callers, "initialize_connection", cluster.publish, volume_id) as finish:
+        finish()
+        cluster.faults().fail("delete_volume", VendorError("it is mapped"))
+        with Refused(Code.INTERNAL, "it is mapped"):
+            cluster.delete(volume_id)
+        cluster.clock.now += ATTACH_GRACE
+        cluster.look()
+    assert (connected(cluster), cluster.expected()) == ([], [])
+
+
 def test_a_backend_that_does_not_end_a_late_attach_is_asked_again(cluster, callers, volume_id):
     with late(cluster, callers, "initialize_connection", cluster.publish, volume_id) as finish:
         finish()
