@@ -24,6 +24,7 @@ from csi_driver.cinderlib.exceptions import (
 )
 from csi_driver.cinderlib.failures import classify, message_of
 from csi_driver.cinderlib.persistence.records import ConnectionRecord, Phase, VolumeRecord
+from csi_driver.cinderlib.persistence.store import RecordConflict
 from csi_driver.cinderlib.tracking import LazyOne
 
 if TYPE_CHECKING:
@@ -304,7 +305,13 @@ class Connection(Entity[ConnectionRecord]):
                     except Exception:
                         attacher.disconnect(self._record.connection_info, device.device_info)
                         raise
-            self._put_device(path, device.device_info)
+            try:
+                self._put_device(path, device.device_info)
+            except RecordConflict:
+                # Another process took this attach for dead, perhaps before it made a device.
+                with contextlib.suppress(CinderCSIError):
+                    attacher.remove_remains(_attempt(self._record))
+                raise
 
     def device_attached(self, device: Mapping[str, Any]) -> None:
         """Note that the caller attached the volume to this host by os-brick itself.
@@ -385,6 +392,8 @@ class Connection(Entity[ConnectionRecord]):
         operation = self._record.operation
         if operation is None or operation.kind != "attach" or self.attached:
             return
+        if operation.owner.rpartition("/")[0] != session.current().settings.host:
+            return  # nothing of it is here, and it may be alive
         self._put()
         # Where the volume is not known it was never opened, only attached raw.
         with contextlib.suppress(VolumeNotFound):

@@ -218,6 +218,37 @@ def test_an_attach_that_another_process_takes_for_dead_fails(
     assert devices_of(volume, tmp_path) == [connection.path]
 
 
+def test_one_that_is_taken_for_dead_before_it_made_a_device_removes_it_itself(
+    volume: cinderlib.Volume, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    connection = volume.connect(cinderlib.get_connector_properties())
+    connect = Attacher.connect
+
+    def overtaken(*args: Any, **kwargs: Any) -> Any:
+        Connection.get_by_id(connection.id)._remove_remains()
+        return connect(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attacher, "connect", overtaken)
+        with pytest.raises(RecordConflict):
+            connection.attach()
+    assert devices_of(volume, tmp_path) == []
+
+
+def test_what_another_host_has_begun_is_left_to_it(
+    volume: cinderlib.Volume, die: Die, tmp_path: Path
+) -> None:
+    """Hosts may share a store: that attach may be alive, and its device is not here."""
+    theirs = die()
+    operation = theirs._record.operation
+    assert operation is not None
+    theirs._put(operation=msgspec.structs.replace(operation, owner="other.example/7"))
+    attached = volume.attach()
+    assert Connection.get_by_id(theirs.id)._record == theirs._record
+    assert attached.path in devices_of(volume, tmp_path)
+    volume.detach()
+
+
 def test_one_that_is_in_use_stays_and_is_told(
     volume: cinderlib.Volume, die: Die, tmp_path: Path
 ) -> None:
