@@ -295,8 +295,8 @@ class VolumeDirectory:
         """Note that filesystems on the file are frozen, should this process die now."""
         with self.locked():
             descriptor, note = self._hidden(_FREEZING)
-            os.write(descriptor, name.encode())
         try:
+            os.write(descriptor, name.encode())
             yield
         finally:
             os.unlink(note)

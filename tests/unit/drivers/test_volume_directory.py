@@ -226,3 +226,16 @@ def test_a_directory_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(VolumeFileError, match="Not a directory"):
         VolumeDirectory(tmp_path / "file" / "volumes").prepare()
+
+
+@pytest.mark.root
+def test_a_full_disk_leaves_no_note_of_a_standstill(small_disk):
+    files = VolumeDirectory(small_disk("tmpfs", 1).path)
+    files.prepare()
+    with pytest.raises(OSError, match="No space left"):
+        (files.path / "full").write_bytes(bytes(2 << 20))
+    before = list(Path("/proc/self/fd").iterdir())
+    with pytest.raises(OSError, match="No space left"), files.freezing("volume-1"):
+        pytest.fail("Nothing would be thawed after a crash")
+    assert list(Path("/proc/self/fd").iterdir()) == before
+    assert visible(files) == {"full"}
