@@ -22,8 +22,11 @@ class Gate:
 
     entered: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
+    thread: int = 0
+    """The thread of the call that stops here, once it has."""
 
     def stop_here(self) -> None:
+        self.thread = threading.get_ident()
         self.entered.set()
         self.released.wait(PATIENCE_SECONDS)
 
@@ -66,6 +69,13 @@ class Faults:
         """Release the gate of an operation; its later calls do not stop any more."""
         with self._lock:
             self._gates.pop((operation, when)).release()
+
+    def forget(self) -> None:
+        """Let no later call fail or stop; what stops now goes on stopping."""
+        with self._lock:
+            self._errors.clear()
+            self._gates.clear()
+            self._next.clear()
 
     def operations(self) -> list[str]:
         """The names of the calls, in order."""
