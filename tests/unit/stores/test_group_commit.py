@@ -158,13 +158,16 @@ class InterruptAt:
     def __init__(self, step: int) -> None:
         self._left = step
         self._called: set[FrameType] = set()
+        self._before = sys.gettrace()
 
     def __enter__(self) -> InterruptAt:
+        # Python 3.12 looks here whether anybody wants to see single steps.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self._trace)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+        sys.settrace(self._before)
 
     @property
     def over(self) -> bool:
@@ -175,7 +178,7 @@ class InterruptAt:
         code = frame.f_code
         if code.co_filename != group_commit.__file__ or code.co_name == "_hand_on":
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        frame.f_trace_opcodes = True
         if event == "opcode":
             after_call = frame in self._called
             self._called.discard(frame)
