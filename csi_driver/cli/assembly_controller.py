@@ -12,7 +12,7 @@ from csi_driver.cinderlib.lookup import StoreLookup
 from csi_driver.cinderlib.manager import VolumeManager
 from csi_driver.cinderlib.persistence import importing
 from csi_driver.cinderlib.persistence.factory import open_store
-from csi_driver.cinderlib.persistence.records import ConnectionRecord
+from csi_driver.cinderlib.persistence.records import RECORD_TYPES, ConnectionRecord
 from csi_driver.cinderlib.persistence.sealed import SealedStore
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cinderlib.runtime import bootstrap, drivers
@@ -131,6 +131,10 @@ def _cluster_records(
         cluster_importing.refuse_unfinished(api, driver)
         refuse_lost_records(api, driver)
 
+    def none_were_lost() -> bool:
+        refuse_lost_records(api, driver)
+        return True
+
     def open_records() -> KubernetesStore:
         return KubernetesStore(
             api,
@@ -156,6 +160,11 @@ def _cluster_records(
         if not leads:
             inner.refresh()
         importing.refuse_unfinished(store)
+        if not inner.fresh and not any(store.list(kind, limit=1) for kind in RECORD_TYPES):
+            # Its CinderInstallation is there still, as docs/backup.md has it before an import.
+            if not replica.once_there(none_were_lost, stopped):
+                store.close()
+                return None
     except BaseException:
         store.close()
         raise

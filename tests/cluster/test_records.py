@@ -34,7 +34,6 @@ from csi_driver.cinderlib.persistence.records import (
 from csi_driver.cinderlib.persistence.sealed import SealedStore
 from csi_driver.cinderlib.persistence.store import RecordConflict
 from csi_driver.kube.api import Api
-from csi_driver.kube.errors import ApiNotFound
 from csi_driver.kube.group import DRIVER_LABEL, collection, of_driver
 from tests.cluster.accounts import MANIFESTS, NAMESPACE, add_node, install, token
 from tests.cluster.apiserver import ADMIN_TOKEN, ApiServer
@@ -119,6 +118,12 @@ class Installation:
     def count(self, plural: str) -> int:
         return len(self.server.admin.list(collection(plural), of_driver(self.driver))[0])
 
+    def installations(self) -> set[str]:
+        """The ids that the driver's CinderInstallation has: one or none."""
+        found = self.server.admin.list(collection("cinderinstallations"))[0]
+        mine = [each for each in found if each["metadata"]["name"] == self.driver]
+        return {each["spec"]["installationID"] for each in mine}
+
     def confirmed(self, volume_id: str) -> str:
         path = f"{collection('cinderconfirmations')}/{volume_id}"
         return str(self.server.admin.get(path)["spec"]["state"])
@@ -185,14 +190,14 @@ def _refused_beside_volumes(installation: Installation, controller: DriverProces
     """A controller refuses to begin new records while the cluster has volumes of its driver."""
     admin, driver = installation.server.admin, installation.driver
     volumes = "/api/v1/persistentvolumes"
+    before = installation.installations()
     admin.create(volumes, persistent_volume(driver))
     try:
         controller.spawn()
         assert controller.wait() == 2
         assert f"1 PersistentVolumes of {driver}" in controller.logs()
         assert "Restore the records from a backup" in controller.logs()
-        with pytest.raises(ApiNotFound):
-            admin.get(f"{collection('cinderinstallations')}/{driver}")
+        assert installation.installations() == before
     finally:
         _remove_volume(installation)
 
@@ -350,6 +355,7 @@ def test_the_documented_commands_empty_a_cluster_for_an_import(
     environment = {"PATH": path, "KUBECONFIG": str(server.kubeconfig), "HOME": str(tmp_path)}
     subprocess.run(["bash", "-euc", script], check=True, env=environment)
     assert {installation.count(each) for each in KINDS} == {0}
+    _refused_beside_volumes(installation, controller)
     installation.records("import", tmp_path / "file")
     assert {each: installation.count(each) for each in KINDS} == before
     item = server.admin.get(f"{collection('cindervolumes')}/{volume_id}")
@@ -406,12 +412,26 @@ def test_an_import_that_was_killed_is_finished_by_the_next(installation, tmp_pat
     assert "An import was not finished" in installation.records("check", code=1)
     refused = installation.records("import", tmp_path / "other", code=1)
     assert "Another import was begun" in refused
+    # A key that only the missing half needs.
+    assert "was not finished" in _prune(installation)
     told = installation.records("import", tmp_path / "file")
     assert "of them were there already" in told
     assert installation.count("cindervolumes") == 40
     assert "No problems" in installation.records("check")
     again = installation.records("import", tmp_path / "file", code=1)
     assert "has records already: 40 volume" in again
+
+
+def _prune(installation: Installation) -> str:
+    """What ``cinder-csi keys prune`` says when it refuses."""
+    line = [
+        *(str(COMMAND), "keys", "prune", "--ring", "records", "--store", "kubernetes"),
+        *(f"--keys-dir={installation.keys}", f"--kubeconfig={installation.server.kubeconfig}"),
+        *("--driver-name", installation.driver),
+    ]
+    done = subprocess.run(line, check=False, capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
 
 
 def _kill_amid(installation: Installation, file: Path, kubeconfig: Path) -> None:
