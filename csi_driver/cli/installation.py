@@ -71,6 +71,22 @@ def require_room(state_dir: Path, installation_id: str, kind: str) -> None:
         )
 
 
+def require_of(state_dir: Path, installation_id: str, kind: str) -> None:
+    """Refuse a state directory whose nodes know nothing of these records.
+
+    What they proved is in it: without that a formatted volume counts as never formatted.
+
+    :raises ConfigurationError: it is that of another installation or store, or of none.
+    """
+    known = _read(state_dir / "installation.json")
+    if known != Installation(installation_id=installation_id, store=kind):
+        raise ConfigurationError(
+            f"{state_dir} is not the state directory of these records, of installation"
+            f" {installation_id}: what nodes know of published volumes is not there",
+            advice="Name the one of the controller with --state-dir",
+        )
+
+
 def recorded_store(state_dir: Path) -> str | None:
     """The kind of store that a state directory was used with last; None: it never was.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,6 +97,7 @@ def export(
     """
     from csi_driver.cli import records_work
 
+    target = _target(file)
     url = store_options.store_url(store_url, store_url_file)
     settings = _settings(store, state_dir, url, kubeconfig, None, driver_name)
     content, found = records_work.export(
@@ -105,9 +107,7 @@ def export(
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
-        if not file.absolute().parent.is_dir():
-            raise ConfigurationError(f"There is no directory {file.absolute().parent}")
-        write_atomic(file.absolute(), content, mode=0o600)
+        write_atomic(target, content, mode=0o600)
     _say(f"Exported: {_told(found.counts)}")
     for problem in found.problems:
         _say(f"WARNING: {problem}")
@@ -248,6 +248,19 @@ def _home(settings: Settings, namespace: str) -> Home[Any]:
     from csi_driver.cli.records_homes import StateDirectory
 
     return StateDirectory(settings)
+
+
+def _target(file: Path) -> Path:
+    """Where the file is written: what is there is replaced, which has to be a file."""
+    # Of a link what it leads to: /dev/stdout itself must not be replaced.
+    target = Path(os.path.realpath(file))
+    if not target.parent.is_dir():
+        raise ConfigurationError(f"There is no directory {target.parent}")
+    if target.exists() and not target.is_file():
+        raise ConfigurationError(
+            f"{file} is no file", advice="Name a file in a directory, or - for standard output"
+        )
+    return target
 
 
 def _read(file: Path) -> Export:

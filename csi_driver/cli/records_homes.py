@@ -16,7 +16,12 @@ from csi_driver.cinderlib.persistence import importing
 from csi_driver.cinderlib.persistence.factory import open_as_kept
 from csi_driver.cinderlib.persistence.importing import Import
 from csi_driver.cinderlib.persistence.reading import RecordReader
-from csi_driver.cinderlib.persistence.records import KeyValueRecord, Record, VolumeRecord
+from csi_driver.cinderlib.persistence.records import (
+    ConnectionRecord,
+    KeyValueRecord,
+    Record,
+    VolumeRecord,
+)
 from csi_driver.cinderlib.persistence.store import RecordStore
 from csi_driver.cli import installation, store_options
 from csi_driver.cli.records_counterparts import Counterparts
@@ -79,7 +84,13 @@ class StateDirectory:
         return store_options.reader(self._directory, self._url)
 
     def confirmed(self, reader: RecordReader, records: Sequence[Record]) -> dict[str, Confirmation]:
-        """See :meth:`Home.confirmed`."""
+        """See :meth:`Home.confirmed`.
+
+        :raises ConfigurationError: it is not the state directory of this database.
+        """
+        published = any(isinstance(each, ConnectionRecord) and each.node_id for each in records)
+        if self._url and published:
+            installation.require_of(self._directory, reader.installation_id, self._kind)
         volumes = (record.id for record in records if isinstance(record, VolumeRecord))
         found = ((volume_id, self._ledger.confirmation(volume_id)) for volume_id in volumes)
         return {volume_id: told for volume_id, told in found if told is not None}

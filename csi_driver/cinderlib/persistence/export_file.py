@@ -102,6 +102,17 @@ def parse(content: bytes, name: str) -> Export:
     :raises StoreCorrupt: it is no such file, or not all of it, or was changed since.
     :raises StoreTooNew: a newer program wrote it.
     """
+    try:
+        content.decode()
+        return _parsed(content, name)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise StoreCorrupt(
+            f"{name} is no export of records, or was changed since it was written",
+            advice=_TAKE_ANOTHER,
+        ) from error
+
+
+def _parsed(content: bytes, name: str) -> Export:
     first, _, _ = content.partition(b"\n")
     header = _header(first, name)
     body, last = _split(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import subprocess
@@ -190,6 +191,22 @@ def test_records_move_to_postgresql_and_back(
         assert differences(one, two) == []
         with closing(back.store()) as three:
             assert differences(one, three) == []
+
+
+def test_what_nodes_proved_is_looked_for_in_the_state_directory_of_the_database(
+    source: Place, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """Elsewhere there is nothing of it, and a formatted volume would count as never formatted."""
+    url = postgres.socket_url(postgres.new_database())
+    database = Place.with_keys_of(source, tmp_path / "database", url)
+    database.bring(source.export())
+    proof = Confirmation(volume_id="v-0", formatting=FORMATTED)
+    SharedDirectory(database.directory).confirm(proof)
+    told = [each for each in database.export().records if each.id == "v-0"]
+    assert [each.formatting for each in told if isinstance(each, VolumeRecord)] == [FORMATTED]
+    for elsewhere in (tmp_path / "nowhere", source.directory):
+        with pytest.raises(ConfigurationError, match="Name the one of the controller"):
+            Place(elsewhere, url).export()
 
 
 def test_no_secret_is_in_the_file_and_no_key_is_needed_to_make_it(source: Place) -> None:
@@ -487,6 +504,9 @@ def test_bad_input_is_one_line_with_advice(source, run, tmp_path: Path) -> None:
         (b"hello", 1, b"is no export of records"),
         (file.read_bytes()[:-100], 1, b"truncated"),
         (file.read_bytes().replace(b"v-7", b"v-8"), 1, b"checksum"),
+        (file.read_bytes().replace(b"v-7", b"v-\xff"), 1, b"was changed"),
+        (file.read_bytes().replace(b"program", b"\xffrogram"), 1, b"was changed"),
+        (b'{"a":' * 100_000, 1, b"is no export of records"),
     ):
         for command in ("check", "import"):
             told = run(command, "-", given=text, code=code).stderr
@@ -494,6 +514,15 @@ def test_bad_input_is_one_line_with_advice(source, run, tmp_path: Path) -> None:
             assert told.count(b"\n") == 1
     assert b"cannot be read" in run("check", tmp_path / "absent", code=2).stderr
     assert b"There is no directory" in run("export", tmp_path / "a" / "b", code=2).stderr
+    assert b"is no file" in run("export", tmp_path, code=2).stderr
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert b"is no file" in run("export", pipe, code=2).stderr
+    assert pipe.is_fifo()
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    run("export", link)
+    assert link.is_symlink()
     assert b"in memory" in run("check", "--store", "memory", code=2).stderr
     sealing.change(source.settings.records_keys, KeyRing.rotated)
     source.settings.records_keys.unlink()
