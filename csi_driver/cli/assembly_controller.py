@@ -160,11 +160,11 @@ def _cluster_records(
         if not leads:
             inner.refresh()
         importing.refuse_unfinished(store)
-        if not inner.fresh and not any(store.list(kind, limit=1) for kind in RECORD_TYPES):
-            # Its CinderInstallation is there still, as docs/backup.md has it before an import.
-            if not replica.once_there(none_were_lost, stopped):
-                store.close()
-                return None
+        # All may be lost although the CinderInstallation is there, as amid a restoration.
+        empty = not any(store.list(kind, limit=1) for kind in RECORD_TYPES)
+        if empty and not replica.once_there(none_were_lost, stopped):
+            store.close()
+            return None
     except BaseException:
         store.close()
         raise

@@ -337,6 +337,40 @@ def test_the_account_for_backups_may_export_and_nothing_else(installation, tmp_p
     assert "forbidden" in refused.stderr
 
 
+@pytest.mark.root
+def test_a_pod_exports_by_its_service_account_alone(installation, tmp_path: Path):
+    """As the CronJob of docs/backup.md does: no kubeconfig, no keys, no state directory."""
+    server = installation.server
+    server.apply(*yaml.safe_load_all((MANIFESTS / "backup.yaml").read_text()))
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "token").write_text(token(server, "cinder-csi-backup", NODE))
+    (account / "namespace").write_text(NAMESPACE)
+    (account / "ca.crt").write_bytes((server.directory / "ca.crt").read_bytes())
+    controller = installation.plugin("controller")
+    with controller, Calls(controller) as calls:
+        calls.create("data")
+    begin = _documented("cinder-csi records export --while-running --store kubernetes")
+    command = begin[: begin.index("'")].replace("/backup/", f"{tmp_path}/")
+    # A mount namespace of its own, with what kubelet puts there.
+    mount = "mount -t tmpfs none /run && mkdir -p {0} && cp {1}/* {0}".format(
+        "/run/secrets/kubernetes.io/serviceaccount", account
+    )
+    subprocess.run(
+        ["unshare", "--mount", "sh", "-euc", f"{mount} && {command} --driver-name $DRIVER"],
+        check=True,
+        env={
+            "PATH": f"{COMMAND.parent}:/usr/sbin:/usr/bin:/bin",
+            "DRIVER": installation.driver,
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(server.port),
+        },
+    )
+    (made,) = tmp_path.glob("20*")
+    assert made.stat().st_mode & 0o777 == 0o600
+    assert "volume                1" in installation.records("check", made)
+
+
 def test_the_documented_commands_empty_a_cluster_for_an_import(
     installation, programs: Binaries, tmp_path: Path
 ):
