@@ -111,6 +111,7 @@ _KINDS: dict[FailureKind, tuple[str, ...]] = {
         # The array as a whole, not the volume: BUSY would be final.
         "cinder.volume.drivers.dell_emc.xtremio.XtremIOArrayBusy",
         "cinder.volume.drivers.kaminario.kaminario_common.KaminarioRetryableException",
+        "csi_driver.drivers.errors.VolumeDirectoryAway",
         "paramiko.ssh_exception.NoValidConnectionsError",
         "rados.ConnectionShutdown",
         "rados.ObjectNotFound",

@@ -15,6 +15,15 @@ class VolumeFileError(CinderCSIError):
     advice = "Check the volume directory, its permissions and its disk"
 
 
+class VolumeDirectoryAway(VolumeFileError):
+    """The volume directory is not the one that holds the volumes; nothing was changed."""
+
+    advice = (
+        "Mount the filesystem that holds the volumes; if the directory was replaced on purpose,"
+        " start the driver again"
+    )
+
+
 class UnsafeName(VolumeFileError):
     """The name of a volume or snapshot would not be a plain file name."""
 

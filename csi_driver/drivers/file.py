@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cinder import exception, interface
+from cinder import exception, interface, objects
 from cinder.volume import configuration as cinder_configuration
 from cinder.volume import driver, volume_utils
 from oslo_config import cfg
@@ -49,6 +49,9 @@ OPTIONS = [
     ),
 ]
 
+_NEVER_MADE = {"creating", "managing", "error_managing"}
+"""Status of volumes that a directory may lack: the first of all may have got no farther."""
+
 DEFAULT_RATIO = "1.0"
 """Default of ``max_over_subscription_ratio``: the disk can hold all volumes when full.
 
@@ -71,7 +74,8 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
     * ``VolumeNotFound``, ``SnapshotNotFound``: there is no such file
     * ``Duplicate``: there is such a file already
     * ``InvalidInput``: a name that is no plain file name, or a size too small
-    * ``VolumeBackendAPIException``: the directory or disk failed
+    * ``VolumeBackendAPIException``: the directory or disk failed, or its filesystem is
+      not mounted
     """
 
     VERSION = "1.0.0"
@@ -105,7 +109,7 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
             ),
             reserved_percentage=self.configuration.reserved_percentage,
         )
-        self._files = VolumeDirectory(Path(directory))
+        self._files = VolumeDirectory(Path(directory), lambda: self._has_records(context))
         self._copier = Copier(self._files, self.configuration.file_freeze_timeout)
         with as_cinder():
             self._files.prepare()
@@ -247,6 +251,7 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
     def _update_volume_stats(self) -> None:
         """Measure; sizes are GiB, rounded so that nothing is promised in vain."""
         with as_cinder(), disk_errors():
+            self._files.check()
             usage = self._files.usage()
         self._stats = {
             "volume_backend_name": self._backend_name,
@@ -274,6 +279,11 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
         }
 
     # Helpers
+
+    def _has_records(self, context: Any) -> bool:
+        """Whether volumes are recorded that were made, or may have been."""
+        found = objects.VolumeList.get_all_by_host(context, self.host)
+        return any(volume.status not in _NEVER_MADE for volume in found)
 
     def _create_copy(self, volume: Any, source: str) -> None:
         size = volume.size * GIB

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from csi_driver.drivers.capacity import Usage
+from csi_driver.drivers.directory_mark import DirectoryMark
 from csi_driver.drivers.errors import (
     NotAdoptable,
     PoolFull,
@@ -50,25 +51,41 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 class VolumeDirectory:
     """The files of one pool, shared by threads and processes of one host.
 
+    Whatever looks for a file or changes one checks first that the directory is still
+    the one that :meth:`prepare` found, and raises ``VolumeDirectoryAway`` otherwise.
+
     :param path: the directory; :meth:`prepare` makes it.
+    :param recorded: whether there are records of volumes in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, recorded: Callable[[], bool] = lambda: False) -> None:
         self.path = path
         # As text: pathlib would cost half of what making and removing a file costs.
         self._path = os.fspath(path)
         self._lock = f"{self._path}/{_LOCK}"
+        self._mark = DirectoryMark(self._path, recorded)
 
     def prepare(self) -> None:
         """Make the directory if need be, and remove what crashed makers left.
 
+        :raises VolumeDirectoryAway: volumes in it are recorded, and it does not look like it.
         :raises VolumeFileError: the directory cannot be made or written.
         """
         with _explained(f"The volume directory {self.path} cannot be used"):
+            self._mark.check_before_start()
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self.locked():
+                self._mark.mark_if_used()
                 for leftover in self._orphans(_CREATING):
                     leftover.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """See that the directory is still the same one.
+
+        :raises VolumeDirectoryAway: its filesystem is not mounted, or it was replaced.
+        """
+        with _explained(f"The volume directory {self.path} cannot be used"):
+            self._mark.check()
 
     def path_of(self, name: str) -> Path:
         """Where the file of that name is, or will be.
@@ -90,6 +107,7 @@ class VolumeDirectory:
         """
         path = self._at(name)
         with _explained(f"{path} cannot be used"):
+            self._mark.check()
             try:
                 info = os.lstat(path)
             except FileNotFoundError:
@@ -114,6 +132,7 @@ class VolumeDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other threads and processes from making, sweeping and promising space."""
+        self._mark.check()
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -138,6 +157,7 @@ class VolumeDirectory:
             with self.locked():
                 if _exists(path):
                     raise VolumeFileExists(f"{path} exists already")
+                self._mark.mark()
                 admit(self.usage())
                 descriptor, hidden = self._hidden(f"{_CREATING}{name}-", size)
             try:
@@ -166,6 +186,7 @@ class VolumeDirectory:
         """
         path = self._at(name)
         with _explained(f"{path} cannot be removed"):
+            self._mark.check()
             _unlink(path)
             _unlink(f"{self._path}/{_REVERTING}{name}")
             self._sync()
@@ -215,6 +236,7 @@ class VolumeDirectory:
             reason = self.why_not_adoptable(name, snapshot=not owner)
             if reason:
                 raise NotAdoptable(f"{path} cannot be taken over: {reason}")
+            self._mark.mark()
             if name != new_name:
                 if target.exists():
                     raise VolumeFileExists(f"{target} exists already")
@@ -258,6 +280,7 @@ class VolumeDirectory:
     def names(self, *, snapshots: bool) -> dict[str, int]:
         """The files with names of their own, and their sizes in bytes: snapshots or volumes."""
         found: dict[str, int] = {}
+        self.check()
         with _explained(f"{self.path} cannot be listed"), os.scandir(self.path) as entries:
             for entry in entries:
                 info = entry.stat(follow_symlinks=False)
@@ -360,6 +383,7 @@ class VolumeDirectory:
     def _sync(self) -> None:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            self._mark.check_open(descriptor)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

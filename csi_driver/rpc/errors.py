@@ -171,6 +171,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _LIBRARY + "OperationNotSupported": Code.INVALID_ARGUMENT,
     # drivers of our own: they reach the controller as the exceptions of a Cinder driver
     _DRIVERS + "VolumeFileError": Code.INTERNAL,
+    _DRIVERS + "VolumeDirectoryAway": Code.UNAVAILABLE,
     _DRIVERS + "UnsafeName": Code.INVALID_ARGUMENT,
     _DRIVERS + "VolumeFileMissing": Code.FAILED_PRECONDITION,
     _DRIVERS + "VolumeFileExists": Code.FAILED_PRECONDITION,

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from csi_driver.config import FILE_DRIVER
+from csi_driver.drivers.directory_mark import MARK
 from csi_driver.kube.api import Object
 from csi_driver.kube.group import collection, of_driver
 from csi_driver.rpc._generated import csi_pb2 as pb
@@ -119,7 +120,7 @@ class Cluster:
         )
 
     def on_backend(self) -> set[str]:
-        return {path.name for path in self.files.iterdir()} - {".lock"}
+        return {path.name for path in self.files.iterdir()} - {".lock", MARK}
 
     def expected_on_backend(self) -> set[str]:
         return {

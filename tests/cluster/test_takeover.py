@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from csi_driver.config import FILE_DRIVER
+from csi_driver.drivers.directory_mark import MARK
 from csi_driver.kube.api import Object
 from csi_driver.kube.group import collection, of_driver
 from tests.cluster import sidecars
@@ -143,7 +144,7 @@ class Replicas:
         }
 
     def backend(self) -> set[str]:
-        return {path.name for path in self.files.iterdir()} - {".lock"}
+        return {path.name for path in self.files.iterdir()} - {".lock", MARK}
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from csi_driver.cinderlib.persistence.factory import database_path
+from csi_driver.drivers.directory_mark import MARK
 from csi_driver.drivers.volume_directory import OWNER_XATTR
 from tests.support import state
 from tests.support.tracing import Syscall
@@ -145,6 +146,8 @@ class Recording:
         lay_out(directory, files)
         volumes = directory / "volumes"
         volumes.mkdir()
+        # On disk before the first file is made, and never removed.
+        shutil.copy(self.directory / "volumes" / MARK, volumes / MARK, follow_symlinks=False)
         for name, size in backend.items():
             path = volumes / name
             path.touch()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from csi_driver.cinderlib.persistence.factory import database_path
+from csi_driver.drivers.directory_mark import MARK
 
 PATIENCE_SECONDS = 120.0
 """After so long with something pending a test fails."""
@@ -59,8 +60,8 @@ def wait_until_nothing_is_pending(state: Path) -> None:
 
 
 def backend_files(state: Path) -> set[str]:
-    """What is in the embedded backend's directory, but for its lock; hidden files too."""
-    return {path.name for path in (state / "volumes").iterdir()} - {".lock"}
+    """What is in the embedded backend's directory, but for its lock and mark; hidden files too."""
+    return {path.name for path in (state / "volumes").iterdir()} - {".lock", MARK}
 
 
 def expected_files(state: Path) -> set[str]:

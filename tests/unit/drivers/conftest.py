@@ -20,6 +20,7 @@ from csi_driver.attach import loop
 from csi_driver.cinderlib.exceptions import NotSetUp
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
 from csi_driver.cinderlib.runtime import bootstrap, drivers, ovo, rows
+from csi_driver.drivers.directory_mark import MARK
 
 REFLINK = {"xfs", "btrfs"}
 # Btrfs is the second filesystem with reflink: tested where its tools are installed.
@@ -172,9 +173,9 @@ class Backend:
             return file.read(length)
 
     def names(self) -> set[str]:
-        """What is in the directory, but for its lock."""
+        """What is in the directory, but for its lock and mark."""
         directory = Path(self.driver.configuration.file_volume_directory)
-        return {path.name for path in directory.iterdir()} - {".lock"}
+        return {path.name for path in directory.iterdir()} - {".lock", MARK}
 
     def pool(self) -> dict[str, Any]:
         return self.driver.get_volume_stats(refresh=True)["pools"][0]

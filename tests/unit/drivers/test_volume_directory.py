@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_driver.drivers.directory_mark import MARK
 from csi_driver.drivers.errors import (
     PoolFull,
     UnsafeName,
@@ -35,7 +36,7 @@ def files(tmp_path: Path) -> VolumeDirectory:
 
 
 def visible(files: VolumeDirectory) -> set[str]:
-    return {path.name for path in files.path.iterdir()} - {".lock"}
+    return {path.name for path in files.path.iterdir()} - {".lock", MARK}
 
 
 def make(files: VolumeDirectory, name: str, content: bytes = b"", owner: str = "id") -> Path:
