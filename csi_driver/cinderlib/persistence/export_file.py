@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -107,8 +108,8 @@ def parse(content: bytes, name: str) -> Export:
         return _parsed(content, name)
     except (UnicodeDecodeError, RecursionError) as error:
         raise StoreCorrupt(
-            f"{name} is no export of records, or was changed since it was written",
-            advice=_TAKE_ANOTHER,
+            f"{name} is no export of records, or is truncated or was changed since",
+            advice="Name a file that cinder-csi records export wrote, or take another copy",
         ) from error
 
 
@@ -180,12 +181,26 @@ def _record(line: bytes, place: str) -> Record:
     if kind not in _KINDS:
         raise _too_new(f"{place} is a {kind}, which this program does not know")
     record: Record = codec.decode(_KINDS[kind], bytes(body))
-    if record.unknown_fields:
-        names = ", ".join(sorted(record.unknown_fields))
+    if names := ", ".join(sorted(_unknown(body, record))):
         raise _too_new(
             f"{place}, the {kind} {record.id}, has fields that this program does not know: {names}"
         )
     return record
+
+
+def _unknown(body: bytes, record: Record) -> list[str]:
+    """Names of the fields that the record did not keep, or kept as unknown ones."""
+    given, kept = (msgspec.json.decode(each) for each in (body, codec.encode(record)))
+    return [*(record.unknown_fields or ()), *_dropped(given, kept)]
+
+
+def _dropped(given: Any, kept: Any, place: str = "") -> Iterator[str]:
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for name, value in given.items():
+            if name not in kept:
+                yield place + name
+            else:
+                yield from _dropped(value, kept[name], f"{place}{name}.")
 
 
 def _too_new(message: str) -> StoreTooNew:

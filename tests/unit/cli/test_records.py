@@ -504,7 +504,7 @@ def test_bad_input_is_one_line_with_advice(source, run, tmp_path: Path) -> None:
         (b"hello", 1, b"is no export of records"),
         (file.read_bytes()[:-100], 1, b"truncated"),
         (file.read_bytes().replace(b"v-7", b"v-8"), 1, b"checksum"),
-        (file.read_bytes().replace(b"v-7", b"v-\xff"), 1, b"was changed"),
+        (file.read_bytes().replace(b"v-7", b"v-\xff"), 1, b"was changed since"),
         (file.read_bytes().replace(b"program", b"\xffrogram"), 1, b"was changed"),
         (b'{"a":' * 100_000, 1, b"is no export of records"),
     ):

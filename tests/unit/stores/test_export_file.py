@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+
 import msgspec
 import pytest
 
@@ -97,9 +100,10 @@ def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
 
 def test_a_changed_byte_is_noticed_wherever_it_is() -> None:
     whole = content()
-    for at in range(len(whole) - 1):
+    # With the highest bit it is no text any more.
+    for at, bit in itertools.product(range(len(whole) - 1), (1, 0x80)):
         changed = bytearray(whole)
-        changed[at] ^= 1
+        changed[at] ^= bit
         with pytest.raises((StoreCorrupt, StoreTooNew)):
             export_file.parse(bytes(changed), "f")
 
@@ -128,6 +132,14 @@ def test_fields_and_kinds_of_a_newer_version_are_refused_and_named() -> None:
     made = export_file.compose(header(counts={"volume": 1}), [newer])
     with pytest.raises(StoreTooNew, match=r"Line 2 of f, the volume v, has fields .*: tier"):
         export_file.parse(made, "f")
+
+    # Also where a struct in a record would drop them.
+    within = content().replace(b'"operation":{', b'"operation":{"ticket":1,', 1)
+    body, last = within.rstrip(b"\n").rsplit(b"\n", 1)
+    before = msgspec.json.decode(last)["sha256"].encode()
+    now = hashlib.sha256(body + b"\n").hexdigest().encode()
+    with pytest.raises(StoreTooNew, match=r"the volume v, has fields .*: operation\.ticket"):
+        export_file.parse(within.replace(before, now), "f")
 
     class PoolRecord(Record, frozen=True, kw_only=True):
         KIND = "pool"
