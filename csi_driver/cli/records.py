@@ -256,7 +256,7 @@ def _target(file: Path) -> Path:
     target = Path(os.path.realpath(file))
     if not target.parent.is_dir():
         raise ConfigurationError(f"There is no directory {target.parent}")
-    if target.exists() and not target.is_file():
+    if file.exists() and not file.is_file():
         raise ConfigurationError(
             f"{file} is no file", advice="Name a file in a directory, or - for standard output"
         )

@@ -6,9 +6,11 @@ happened since the backup, and this tells where.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from csi_driver.base.values import GIB
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Phase,
@@ -44,21 +46,29 @@ class Counterparts:
     """Volumes and snapshots by their CSI ids, attachments by CSI id and node, and their names.
 
     :ivar unread: why something of it could not be read.
+    :ivar sizes: bytes of volumes by their CSI ids, as far as they are told in a usual way.
     """
 
     volumes: dict[str, str]
     snapshots: dict[str, str]
     attachments: dict[tuple[str, str], str]
     unread: tuple[str, ...]
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def look(api: Api, driver: str) -> Counterparts:
     """What the cluster has of a driver now; to be asked before the records are read."""
     unread: list[str] = []
-    volumes = {
-        each["metadata"]["name"]: each["spec"]["csi"]["volumeHandle"]
+    objects = [
+        each
         for each in _items(api, _VOLUMES, unread)
         if (each["spec"].get("csi") or {}).get("driver") == driver
+    ]
+    volumes = {each["metadata"]["name"]: each["spec"]["csi"]["volumeHandle"] for each in objects}
+    sizes = {
+        each["spec"]["csi"]["volumeHandle"]: size
+        for each in objects
+        if (size := bytes_of((each["spec"].get("capacity") or {}).get("storage", "")))
     }
     snapshots = {
         handle: each["metadata"]["name"]
@@ -73,7 +83,7 @@ def look(api: Api, driver: str) -> Counterparts:
         if spec["attacher"] == driver and handle and (each.get("status") or {}).get("attached"):
             attachments[handle, spec["nodeName"]] = each["metadata"]["name"]
     by_handle = {handle: name for name, handle in volumes.items()}
-    return Counterparts(by_handle, snapshots, attachments, tuple(unread))
+    return Counterparts(by_handle, snapshots, attachments, tuple(unread), sizes)
 
 
 def compare(there: Counterparts, records: Sequence[Record], now: float) -> Unmatched:
@@ -100,11 +110,33 @@ def compare(there: Counterparts, records: Sequence[Record], now: float) -> Unmat
         for (handle, node), name in there.attachments.items()
         if (handle, node) not in published and (VolumeRecord, handle) in known
     ]
+    problems += _extended_since(there, records)
     notes = list(there.unread)
     if not notes:
         old = [each for each in records if now - getattr(each, "created_at", now) > SETTLED_SECONDS]
         notes += _without_object(there, old)
     return Unmatched(tuple(problems), tuple(notes))
+
+
+def bytes_of(quantity: str) -> int:
+    """Bytes of a quantity of Kubernetes, as "5Gi"; 0 for one with a fraction or exponent."""
+    found = re.fullmatch(r"(\d+)([KMGTPE]i|[kMGTPE]|)", quantity)
+    if found is None:
+        return 0
+    prefix = found[2][:1].upper()
+    base = 1024 if found[2].endswith("i") else 1000
+    return int(found[1]) * int(base ** (" KMGTPE".index(prefix) if prefix else 0))
+
+
+def _extended_since(there: Counterparts, records: Sequence[Record]) -> Iterator[str]:
+    """Snapshots and copies of such a volume would get the size that the record says."""
+    for each in records:
+        if isinstance(each, VolumeRecord) and there.sizes.get(each.id, 0) > each.size_gib * GIB:
+            name = there.volumes[each.id]
+            yield (
+                f"The PersistentVolume {name} ({each.id}) has {there.sizes[each.id]} bytes, its"
+                f" record {each.size_gib} GiB"
+            )
 
 
 def _without_object(there: Counterparts, records: Sequence[Record]) -> Iterator[str]:

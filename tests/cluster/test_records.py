@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from csi_driver.base import sealing
+from csi_driver.base.values import GIB
 from csi_driver.cinderlib.persistence.copying import copy_records, differences
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.kubernetes.resources import FINALIZER, RESOURCES
@@ -202,9 +203,9 @@ def _refused_beside_volumes(installation: Installation, controller: DriverProces
         _remove_volume(installation)
 
 
-def _remove_volume(installation: Installation) -> None:
+def _remove_volume(installation: Installation, suffix: str = "") -> None:
     """As the protection controller does, which does not run here."""
-    path = f"/api/v1/persistentvolumes/{installation.driver}"
+    path = f"/api/v1/persistentvolumes/{installation.driver}{suffix}"
     installation.server.admin.patch(path, {"metadata": {"finalizers": None}})
     installation.server.admin.delete(path)
 
@@ -408,13 +409,20 @@ def test_a_check_names_volumes_without_record(installation):
     admin, driver = installation.server.admin, installation.driver
     controller = installation.plugin("controller")
     with controller, Calls(controller) as calls:
-        calls.create("data")
+        volume_id = calls.create("data").volume_id
         admin.create("/api/v1/persistentvolumes", persistent_volume(driver))
+        extended = persistent_volume(driver)
+        extended["metadata"]["name"] += "-2"
+        extended["spec"] |= {"capacity": {"storage": "5Gi"}}
+        extended["spec"]["csi"]["volumeHandle"] = volume_id
+        admin.create("/api/v1/persistentvolumes", extended)
         try:
             told = installation.records("check", code=1)
         finally:
             _remove_volume(installation)
+            _remove_volume(installation, "-2")
     assert f"The PersistentVolume {driver} (v) has no record" in told
+    assert f"The PersistentVolume {driver}-2 ({volume_id}) has {5 * GIB} bytes" in told
     assert "volume                1" in told
     assert "not compared" not in told
 

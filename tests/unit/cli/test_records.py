@@ -519,6 +519,8 @@ def test_bad_input_is_one_line_with_advice(source, run, tmp_path: Path) -> None:
     os.mkfifo(pipe)
     assert b"is no file" in run("export", pipe, code=2).stderr
     assert pipe.is_fifo()
+    # Its standard output is a pipe here.
+    assert b"/dev/stdout is no file" in run("export", "/dev/stdout", code=2).stderr
     link = tmp_path / "link"
     link.symlink_to(file)
     run("export", link)

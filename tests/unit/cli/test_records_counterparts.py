@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Phase,
     SnapshotRecord,
     VolumeRecord,
 )
-from csi_driver.cli.records_counterparts import Counterparts, compare
+from csi_driver.cli.records_counterparts import Counterparts, bytes_of, compare
 
 NOW = 1000.0
 OLD: dict[str, Any] = {"backend": "b", "cinder_id": "c", "created_at": 1.0}
@@ -47,6 +49,33 @@ def test_both_sides_may_be_equal() -> None:
     )
     found = compare(seen, [volume("v"), snapshot("s"), connection("v", "n1")], NOW)
     assert (found.problems, found.notes) == ((), ())
+
+
+def test_a_volume_that_was_extended_since_is_a_problem() -> None:
+    """A snapshot of it would be told to be smaller than it is, and a copy be cut off."""
+    seen = there(
+        volumes={"v": "pv", "w": "pv-w"}, sizes={"v": bytes_of("5Gi"), "w": bytes_of("1Gi")}
+    )
+    assert compare(seen, [volume("v"), volume("w")], NOW).problems == (
+        f"The PersistentVolume pv (v) has {5 * 1024**3} bytes, its record 1 GiB",
+    )
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"),
+    [
+        ("5Gi", 5 * 1024**3),
+        ("1536Mi", 1536 * 1024**2),
+        ("7", 7),
+        ("2k", 2000),
+        ("3G", 3 * 10**9),
+        ("1.5Gi", 0),
+        ("1e9", 0),
+        ("", 0),
+    ],
+)
+def test_quantities_are_read(quantity: str, size: int) -> None:
+    assert bytes_of(quantity) == size
 
 
 def test_what_users_have_without_a_record_is_a_problem() -> None:
