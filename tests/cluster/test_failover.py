@@ -42,6 +42,12 @@ def pair(
     config = directory / "1" / "kubeconfig"
     config.write_text(config.read_text().replace(apiserver.url, proxy.connection().server))
     second = plugin(apiserver, directory / "2", "controller", "n1", driver=DRIVER, keys=keys)
+    # One volume directory, as replicas have one array.
+    volumes = directory / "1" / "state" / "volumes"
+    volumes.mkdir(parents=True, mode=0o700, exist_ok=True)
+    state = directory / "2" / "state"
+    state.mkdir(parents=True, mode=0o700, exist_ok=True)
+    (state / "volumes").symlink_to(volumes)
     with first:
         second.spawn()
         with Calls(second) as calls:
