@@ -265,8 +265,13 @@ def test_an_api_server_that_is_frozen_is_waited_for(apiserver, two, clock):
         clock.now += RENEW_SECONDS
         assert first.standing is Standing.UNCERTAIN
         assert "has no answer" in first.explain() or "cannot be reached" in first.explain()
-    first.step()
-    assert first.standing is Standing.LEADING
+    # The renewal that had no answer may be carried out now, between a look and a renewal: that
+    # is a conflict, and the next look tells that it was our own.
+    for _ in range(5):
+        first.step()
+        if first.standing is Standing.LEADING:
+            return
+    pytest.fail(first.explain())
 
 
 def test_who_waits_to_lead_is_woken(replica):
