@@ -194,10 +194,10 @@ class Replica:
 
 
 def refuse_lost_records(api: Api, driver: str) -> None:
-    """Refuse records that are new while the cluster has volumes of this driver.
+    """Refuse to start without records while the cluster has volumes of this driver.
 
     Every id would be unknown, and ControllerUnpublishVolume would answer OK for attachments
-    that exist.  For a store that is ``fresh``.
+    that exist.  For a store that has no record.
 
     :raises ConfigurationError: there are such volumes.
     """
@@ -209,7 +209,7 @@ def refuse_lost_records(api: Api, driver: str) -> None:
         ]
     except ApiError as error:
         raise ConfigurationError(
-            f"The records are new, and whether there are volumes already is not known: {error}"
+            f"There is no record, and whether there are volumes already is not known: {error}"
         ) from error
     if found:
         raise ConfigurationError(
