@@ -58,3 +58,12 @@ def plugin(
         ],
         **options,
     )
+
+
+def share_volumes(first: Path, second: Path) -> None:
+    """Give two replicas of these directories one volume directory, as replicas have one array."""
+    volumes = first / "state" / "volumes"
+    volumes.mkdir(parents=True, mode=0o700, exist_ok=True)
+    state = second / "state"
+    state.mkdir(parents=True, mode=0o700, exist_ok=True)
+    (state / "volumes").symlink_to(volumes)

@@ -14,7 +14,7 @@ from csi_driver.kube.election import LEASE_SECONDS
 from tests.cluster.accounts import NAMESPACE, add_node, install
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.fault_proxy import PASS, FaultProxy, Verdict
-from tests.cluster.plugin import make_keys, plugin
+from tests.cluster.plugin import make_keys, plugin, share_volumes
 from tests.support.calls import Calls
 from tests.support.driver_process import DriverProcess
 from tests.support.waiting import wait_until
@@ -42,12 +42,7 @@ def pair(
     config = directory / "1" / "kubeconfig"
     config.write_text(config.read_text().replace(apiserver.url, proxy.connection().server))
     second = plugin(apiserver, directory / "2", "controller", "n1", driver=DRIVER, keys=keys)
-    # One volume directory, as replicas have one array.
-    volumes = directory / "1" / "state" / "volumes"
-    volumes.mkdir(parents=True, mode=0o700, exist_ok=True)
-    state = directory / "2" / "state"
-    state.mkdir(parents=True, mode=0o700, exist_ok=True)
-    (state / "volumes").symlink_to(volumes)
+    share_volumes(directory / "1", directory / "2")
     with first:
         second.spawn()
         with Calls(second) as calls:

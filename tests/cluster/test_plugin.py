@@ -11,7 +11,7 @@ import pytest
 from csi_driver.kube.group import collection, of_driver
 from tests.cluster.accounts import NAMESPACE, add_node, install
 from tests.cluster.apiserver import ApiServer
-from tests.cluster.plugin import make_keys, plugin
+from tests.cluster.plugin import make_keys, plugin, share_volumes
 from tests.support import leftovers
 from tests.support.calls import Calls
 from tests.support.driver_process import DriverProcess
@@ -67,6 +67,7 @@ def test_a_standby_answers_who_leads_and_takes_over(cluster, tmp_path_factory):
     driver = "replicas.example.com"
     first = plugin(cluster, directory / "1", "controller", "n1", driver=driver, keys=keys)
     second = plugin(cluster, directory / "2", "controller", "n1", driver=driver, keys=keys)
+    share_volumes(directory / "1", directory / "2")
     with first, Calls(first) as on_first:
         second.spawn()
         try:
