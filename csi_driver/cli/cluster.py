@@ -22,13 +22,7 @@ from csi_driver.config import Settings
 from csi_driver.kube.api import Api
 from csi_driver.kube.connection import Connection, in_cluster
 from csi_driver.kube.election import Elector, Standing
-from csi_driver.kube.errors import (
-    ApiBusy,
-    ApiError,
-    ApiOutcomeUnknown,
-    ApiUnreachable,
-    NotLeading,
-)
+from csi_driver.kube.errors import AWAY, ApiError, NotLeading
 
 LOG = logging.getLogger("csi_driver.serve")
 
@@ -39,9 +33,6 @@ DEPOSED_EXIT_CODE = 75
 
 _LOOK_SECONDS = 0.2
 _LONGEST_DELAY = 5.0
-
-_AWAY = (ApiBusy, ApiOutcomeUnknown, ApiUnreachable)
-"""What a server that is away, or just comes, has requests end with; not what it refuses."""
 
 _WAIT_FOR_SERVER = "Check that the API server can be reached from this Pod; the call may be retried"
 
@@ -114,7 +105,7 @@ class Replica:
             try:
                 return work()
             except CinderCSIError as error:
-                if not isinstance(error.__cause__, _AWAY):
+                if not isinstance(error.__cause__, AWAY):
                     raise
                 if str(error) != problem:
                     LOG.warning("%s; tried again until it works", error)

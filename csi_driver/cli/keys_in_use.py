@@ -58,9 +58,7 @@ def in_cluster(api: Api, driver: str) -> tuple[Counter[str], Counter[str]]:
     try:
         by_kind = {kind: reader.list(kind) for kind in RECORD_TYPES}
         # What is missing yet may need a key that seems to be in no use.
-        for record in by_kind[KeyValueRecord]:
-            if isinstance(record, KeyValueRecord) and record.id == importing.MARKER:
-                importing.refuse(record)
+        importing.refuse(importing.marker_among(by_kind[KeyValueRecord]))
         contexts = [
             record.publish_context
             for record in by_kind[ConnectionRecord]

@@ -24,7 +24,6 @@ from csi_driver.cinderlib.persistence.importing import Import
 from csi_driver.cinderlib.persistence.reading import RecordReader
 from csi_driver.cinderlib.persistence.records import (
     RECORD_TYPES,
-    KeyValueRecord,
     Record,
     VolumeRecord,
 )
@@ -91,7 +90,7 @@ def export(home: Home[Any], settings: Settings, *, while_running: bool) -> tuple
             records = [each for kind in RECORD_TYPES for each in reader.list(kind)]
             installation_id = reader.installation_id
             words = home.confirmed(reader, records)
-    _refuse_marker(records)
+    importing.refuse(importing.marker_among(records))
     records = [
         restoring.confirmed(each, words.get(each.id)) if isinstance(each, VolumeRecord) else each
         for each in records
@@ -181,7 +180,7 @@ def check_home(home: Home[Any], settings: Settings) -> Found:
     with closing(home.reader()) as reader:
         for kind in RECORD_TYPES:
             _sort(reader, kind, records, damaged)
-    marker = next((each for each in records if each.id == importing.MARKER), None)
+    marker = importing.marker_among(records)
     if marker is not None:
         records.remove(marker)
         damaged.append("An import was not finished: run it again, with the same file and options")
@@ -219,12 +218,6 @@ def _imported(pairs: Sequence[tuple[Record, Record | None]], written: int) -> Im
             unformatted.append(before.id)
     counts = export_file.counted([after for _, after in pairs if after is not None])
     return Imported(counts, written, tuple(left), tuple(unformatted))
-
-
-def _refuse_marker(records: Sequence[Record]) -> None:
-    for each in records:
-        if isinstance(each, KeyValueRecord) and each.id == importing.MARKER:
-            importing.refuse(each)
 
 
 def _ring(path: Path) -> KeyRing | None:

@@ -48,13 +48,11 @@ from csi_driver.cinderlib.persistence.store import StoreUnavailable
 from csi_driver.controller import orphans, pending
 from csi_driver.controller.backends import DriverCallFailed
 from csi_driver.controller.context import ControllerContext
-from csi_driver.controller.operations import LONGEST_RETRY_SECONDS, AnyRecord, retry_at
+from csi_driver.controller.operations import LONGEST_RETRY_SECONDS, AnyRecord, is_making, retry_at
 
 M = TypeVar("M", VolumeRecord, SnapshotRecord)
 
 LOG = logging.getLogger("csi_driver.controller")
-
-_MAKING = frozenset({"create", "clone", "restore", "snapshot"})
 
 _KINDS: dict[str, type[AnyRecord]] = {
     kind.KIND: kind for kind in (VolumeRecord, SnapshotRecord, ConnectionRecord)
@@ -227,7 +225,7 @@ def look(context: ControllerContext, cinder_id: str) -> None:
 
 def _remove(context: ControllerContext, expected: LateAttemptRecord) -> None:
     living = context.store.list(VolumeRecord, where={"cinder_id": expected.id})
-    if expected.call not in _MAKING or any(v.phase is not Phase.CREATING for v in living):
+    if not is_making(expected.call) or any(v.phase is not Phase.CREATING for v in living):
         return  # nothing was to be made: the id is that of a volume in use
     manager = context.backends.of_record(expected.backend).manager
     volume = msgspec.convert(expected.objects["volume"], VolumeRecord)

@@ -106,6 +106,11 @@ LONGEST_RETRY_SECONDS = 300.0
 AnyRecord = VolumeRecord | SnapshotRecord | ConnectionRecord
 
 
+def is_making(kind: str) -> bool:
+    """Whether attempts of the operation make something, with a name of their own each."""
+    return kind in OPERATIONS and OPERATIONS[kind][0].recovery is Recovery.SUSPECT
+
+
 def step_of(kind: str, name: str) -> Step:
     """The step of an operation.
 

@@ -33,7 +33,7 @@ from csi_driver.cinderlib.persistence.records import (
     SnapshotRecord,
     VolumeRecord,
 )
-from csi_driver.controller.operations import OPERATIONS, Recovery, recovery_of
+from csi_driver.controller.operations import Recovery, is_making, recovery_of
 
 R = TypeVar("R", bound=Record)
 
@@ -51,7 +51,7 @@ def confirmed(volume: VolumeRecord, confirmation: Confirmation | None) -> Volume
 
 def restored(record: R) -> R | None:
     """A record of a backup as it may be used from now on; None: not at all."""
-    if isinstance(record, LateAttemptRecord) and not _is_of_attempt(record):
+    if isinstance(record, LateAttemptRecord) and not is_making(record.call):
         return None
     if is_in_progress(record):
         record = msgspec.structs.replace(record, operation=None)
@@ -59,10 +59,6 @@ def restored(record: R) -> R | None:
         unknown = msgspec.structs.replace(record.formatting, state=FormattingState.UNKNOWN)
         record = msgspec.structs.replace(record, formatting=unknown)
     return record
-
-
-def _is_of_attempt(late: LateAttemptRecord) -> bool:
-    return late.call in OPERATIONS and OPERATIONS[late.call][0].recovery is Recovery.SUSPECT
 
 
 def _may_be_formatted_by_now(volume: VolumeRecord) -> bool:

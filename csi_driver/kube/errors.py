@@ -52,6 +52,10 @@ class ApiBusy(ApiError):
     retry_after: float = 1.0
 
 
+AWAY = (ApiUnreachable, ApiOutcomeUnknown, ApiBusy)
+"""What requests to a server end with that is away, or just comes; not what it refuses."""
+
+
 class ApiNotFound(ApiError):
     """There is no such object (404)."""
 

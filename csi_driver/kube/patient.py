@@ -13,7 +13,7 @@ from typing import Any
 
 from csi_driver.kube.api import Api
 from csi_driver.kube.connection import Connection
-from csi_driver.kube.errors import ApiBusy, ApiOutcomeUnknown, ApiUnreachable
+from csi_driver.kube.errors import AWAY, ApiBusy, ApiOutcomeUnknown
 
 PATIENCE_SECONDS = 30.0
 """How long a request is repeated."""
@@ -44,7 +44,7 @@ class PatientApi(Api):
         while True:
             try:
                 return super()._answer(verb, path, *arguments, **options)
-            except (ApiBusy, ApiUnreachable, ApiOutcomeUnknown) as error:
+            except AWAY as error:
                 if isinstance(error, ApiOutcomeUnknown) and verb != "GET":
                     raise
                 asked = error.retry_after if isinstance(error, ApiBusy) else 0.0

@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import msgspec
-
-from csi_driver.cinderlib.persistence.records import Record
+from csi_driver.cinderlib.persistence.records import Record, without_version
 from csi_driver.cinderlib.persistence.store import (
     RecordConflict,
     RecordExists,
@@ -49,7 +47,7 @@ def copy_records(source: RecordStore, target: RecordStore) -> Counter[str]:
     with ThreadPoolExecutor(_WRITERS) as pool:
         for page in pages(source):
             missing = [each for each in page if target.get(type(each), each.id) is None]
-            for stored in pool.map(target.put, map(_without_version, missing)):
+            for stored in pool.map(target.put, map(without_version, missing)):
                 copied[stored.KIND] += 1
     different = [label for label, here, there in _pairs(source, target) if here != there]
     if different:
@@ -69,12 +67,8 @@ def _pairs(one: RecordStore, other: RecordStore) -> Iterator[tuple[str, Record, 
     for page in pages(one):
         for record in page:
             there = other.get(type(record), record.id)
-            found = None if there is None else _without_version(there)
-            yield f"{record.KIND} {record.id}", _without_version(record), found
-
-
-def _without_version(record: Record) -> Record:
-    return msgspec.structs.replace(record, version=0)
+            found = None if there is None else without_version(there)
+            yield f"{record.KIND} {record.id}", without_version(record), found
 
 
 def _first(labels: list[str]) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from csi_driver.cinderlib.persistence import codec
-from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record
+from csi_driver.cinderlib.persistence.records import RECORD_TYPES, Record, without_version
 from csi_driver.cinderlib.persistence.store import StoreCorrupt, StoreTooNew
 
 FORMAT = 1
@@ -89,8 +89,8 @@ def compose(header: Header, records: Iterable[Record]) -> bytes:
     """The content of the file; the records lose their versions, which belong to a store."""
     lines = [msgspec.json.encode(header)]
     for record in records:
-        plain = msgspec.structs.replace(record, version=0)
-        lines.append(b'{"%s":%s}' % (record.KIND.encode(), codec.encode(plain)))
+        body = codec.encode(without_version(record))
+        lines.append(b'{"%s":%s}' % (record.KIND.encode(), body))
     body = b"\n".join(lines) + b"\n"
     end = End(end=len(lines) - 1, sha256=hashlib.sha256(body).hexdigest())
     return body + msgspec.json.encode(end) + b"\n"

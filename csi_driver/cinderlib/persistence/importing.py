@@ -8,14 +8,14 @@ with the half of them, and the import of the same file goes on where it was brok
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
 from csi_driver.base.errors import ConfigurationError
-from csi_driver.cinderlib.persistence.records import KeyValueRecord, Record
+from csi_driver.cinderlib.persistence.records import KeyValueRecord, Record, without_version
 from csi_driver.cinderlib.persistence.store import RecordConflict, RecordExists, RecordStore, pages
 
 MARKER = "cinder-csi/import"
@@ -48,6 +48,12 @@ def refuse_unfinished(store: RecordStore) -> None:
     :raises ConfigurationError: an import into it was not finished.
     """
     refuse(store.get(KeyValueRecord, MARKER))
+
+
+def marker_among(records: Iterable[Record]) -> KeyValueRecord | None:
+    """The marker, if the records are those of an import that was not finished."""
+    markers = (each for each in records if isinstance(each, KeyValueRecord) and each.id == MARKER)
+    return next(markers, None)
 
 
 def refuse(marker: KeyValueRecord | None) -> None:
@@ -117,7 +123,7 @@ def finish(store: RecordStore, records: Sequence[Record]) -> None:
         for found in page:
             if found.id == MARKER:
                 continue
-            if wanted.pop((found.KIND, found.id), None) != _plain(found):
+            if wanted.pop((found.KIND, found.id), None) != without_version(found):
                 raise RecordConflict(
                     f"The {found.KIND} {found.id} was written by somebody else meanwhile",
                     advice="See that no controller runs, empty the store, and import again",
@@ -137,13 +143,9 @@ def _write(store: RecordStore, record: Record) -> bool:
     there = store.get(type(record), record.id)
     if there is None:
         store.put(record)
-    elif _plain(there) != record:
+    elif without_version(there) != record:
         raise RecordExists(f"There is another {record.KIND} {record.id} already")
     return there is None
-
-
-def _plain(record: Record) -> Record:
-    return msgspec.structs.replace(record, version=0)
 
 
 def _counts(store: RecordStore) -> dict[str, int]:

@@ -316,6 +316,11 @@ class KeyValueRecord(Record, frozen=True, kw_only=True):
     value: Any
 
 
+def without_version(record: Record) -> Record:
+    """The record as every store may have it: a version belongs to one store."""
+    return msgspec.structs.replace(record, version=0)
+
+
 RECORD_TYPES: tuple[type[Record], ...] = (
     VolumeRecord,
     SnapshotRecord,

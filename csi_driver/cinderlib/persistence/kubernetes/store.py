@@ -46,13 +46,12 @@ from csi_driver.cinderlib.persistence.store import (
 )
 from csi_driver.kube.api import Api, Object
 from csi_driver.kube.errors import (
+    AWAY,
     ApiBusy,
     ApiConflict,
     ApiError,
     ApiExpired,
     ApiNotFound,
-    ApiOutcomeUnknown,
-    ApiUnreachable,
 )
 from csi_driver.kube.events import Events
 from csi_driver.kube.group import of_driver
@@ -311,7 +310,7 @@ class KubernetesStore(RecordStore):
                 until = self._clock() + WRITE_SECONDS
             try:
                 return request()
-            except (ApiBusy, ApiUnreachable, ApiOutcomeUnknown, ApiExpired) as error:
+            except (*AWAY, ApiExpired) as error:
                 pause = max(delay, error.retry_after if isinstance(error, ApiBusy) else 0.0)
                 if self._closed.is_set() or self._clock() + pause > until:
                     raise
