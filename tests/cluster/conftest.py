@@ -13,6 +13,7 @@ import pytest
 from csi_driver.cinderlib.persistence.kubernetes import schemas
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.binaries import Binaries, CannotBuild, binaries
+from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.volume_cluster import VolumeCluster
 from tests.unit.stores.conftest import volume  # noqa: F401 - a fixture
 
@@ -56,3 +57,11 @@ def apiserver(programs: Binaries, tmp_path_factory: pytest.TempPathFactory) -> I
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def proxy(apiserver: ApiServer) -> Iterator[FaultProxy]:
+    """Stands between a process and the API server."""
+    made = FaultProxy(apiserver)
+    yield made
+    made.close()

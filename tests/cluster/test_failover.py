@@ -23,13 +23,6 @@ DRIVER = "failover.example.com"
 
 
 @pytest.fixture
-def proxy(apiserver: ApiServer) -> Iterator[FaultProxy]:
-    made = FaultProxy(apiserver)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def pair(
     apiserver: ApiServer, proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[DriverProcess, DriverProcess]]:
@@ -38,9 +31,9 @@ def pair(
     add_node(apiserver, "n1")
     directory: Path = tmp_path_factory.mktemp("f")
     keys = make_keys(directory / "keys")
-    first = plugin(apiserver, directory / "1", "controller", "n1", driver=DRIVER, keys=keys)
-    config = directory / "1" / "kubeconfig"
-    config.write_text(config.read_text().replace(apiserver.url, proxy.connection().server))
+    first = plugin(
+        apiserver, directory / "1", "controller", "n1", driver=DRIVER, keys=keys, proxy=proxy
+    )
     second = plugin(apiserver, directory / "2", "controller", "n1", driver=DRIVER, keys=keys)
     share_volumes(directory / "1", directory / "2")
     with first:

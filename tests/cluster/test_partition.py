@@ -150,13 +150,6 @@ class Pair:
 
 
 @pytest.fixture
-def proxy(apiserver: ApiServer) -> Iterator[FaultProxy]:
-    made = FaultProxy(apiserver)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def pair(
     apiserver: ApiServer, proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from csi_driver.kube.errors import ApiBusy, ApiOutcomeUnknown
 from csi_driver.kube.patient import PATIENCE_SECONDS, PatientApi
-from tests.cluster.apiserver import ApiServer
 from tests.cluster.fault_proxy import FaultProxy, Verdict
 
 NAMESPACES = "/api/v1/namespaces"
@@ -24,13 +21,6 @@ class Clock:
     def wait(self, seconds: float) -> None:
         self.waited.append(seconds)
         self.now += seconds
-
-
-@pytest.fixture
-def proxy(apiserver: ApiServer) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(apiserver)
-    yield proxy
-    proxy.close()
 
 
 def test_a_busy_server_is_asked_again_when_it_says(proxy: FaultProxy) -> None:

@@ -34,13 +34,6 @@ _drivers = itertools.count()
 
 
 @pytest.fixture
-def proxy(apiserver: ApiServer) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(apiserver)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
 def driver() -> str:
     return f"faults-{next(_drivers)}.example.com"
 
