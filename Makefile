@@ -22,10 +22,12 @@ test: lint ## Run what every change must pass: lint, then all tests, csi-sanity 
 	@$(BIN)/pytest $(ARGS)
 
 test-full: lint ## Run every test, also those that take minutes
+	-@$(BIN)/python -m tests.cluster.binaries
 	@$(BIN)/pytest -m 'not lab' $(ARGS)
 
 test-kubernetes: ## Run the tests against a real Kubernetes API server, built with Go into the user's cache
 	@tools/setup.sh dev
+	@$(BIN)/python -m tests.cluster.binaries
 	@$(BIN)/pytest -m 'kubernetes and not full' tests/cluster $(ARGS)
 
 lab: ## Run the tests on real storage; see docs/lab.md

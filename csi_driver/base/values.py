@@ -72,7 +72,7 @@ class FormattingState(StrEnum):
     NEVER: no stage ever succeeded, nobody's data can be there.
     FORMATTED: holds the filesystem named beside it.
     RAW: was given out as a block device; never to be formatted.
-    UNKNOWN: imported; never to be formatted.
+    UNKNOWN: imported, or its record was restored from a backup; never to be formatted.
     """
 
     NEVER = "never"

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from csi_driver.base.errors import CinderCSIError
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
@@ -45,12 +46,15 @@ def make(
     kind: str,
     create: Callable[[M], M],
     remove: Callable[[M], object],
+    complete: Callable[[M], M] | None = None,
 ) -> M:
     """Call the driver to make what ``record`` (stored, phase creating) says.
 
     :param kind: the operation, for its records.
     :param create: the driver call; answers the record with what the driver returned.
     :param remove: the driver call that removes one attempt; must accept absence.
+    :param complete: adds to the record what is known only after the driver call; when it
+        raises, what was made is removed.
     :returns: the stored record, phase available.
     :raises OutcomeUnknown: something may be left on the backend; retry.
     :raises CinderCSIError: the final error; nothing is left, no record either.
@@ -64,6 +68,8 @@ def make(
         _undo(context, record, kind, failed, remove)
         raise as_error(failed) from failed
     running.at("recording")
+    if complete is not None:
+        made = _complete(context, made, kind, complete, remove)
     return context.write(made, kind, "available", phase=Phase.AVAILABLE, suspects=())
 
 
@@ -158,6 +164,29 @@ def _undo(
                 f" could not be removed yet: {again.failure.message}",
             ) from again
     context.erase(record, kind, "undone")
+
+
+def _complete(
+    context: ControllerContext,
+    made: M,
+    kind: str,
+    complete: Callable[[M], M],
+    remove: Callable[[M], object],
+) -> M:
+    try:
+        return complete(made)
+    except CinderCSIError as error:
+        try:
+            _remove(made, remove)
+        except DriverCallFailed as failed:
+            context.note(made, error.message)
+            raise pending.unsettled(
+                made,
+                f"{error.message}; what was made could not be removed yet:"
+                f" {failed.failure.message}",
+            ) from error
+        context.erase(made, kind, "undone")
+        raise
 
 
 def _remove(record: M, remove: Callable[[M], object]) -> None:

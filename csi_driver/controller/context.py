@@ -19,7 +19,6 @@ from csi_driver.base.errors import OperationInProgress
 from csi_driver.base.faults import RECORDED, WRITE
 from csi_driver.base.inflight import InFlight
 from csi_driver.base.sealing import KeyRing
-from csi_driver.base.values import FormattingState
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
     Operation,
@@ -225,17 +224,3 @@ class ControllerContext:
         except RecordConflict:
             # Another copy of the volume is being made and took the news over first.
             return self.with_confirmation(self.volume(volume.id))
-
-    def formatting_at_cut(self, volume: VolumeRecord) -> VolumeRecord:
-        """The volume as a copy of it inherits its formatting.
-
-        A volume that is attached and not confirmed yet may be under mkfs right now:
-        what a copy then holds is not known, so nothing may ever be formatted there.
-        """
-        volume = self.with_confirmation(volume)
-        if volume.formatting.state is not FormattingState.NEVER:
-            return volume
-        if not self.connections(volume.id):
-            return volume
-        unknown = msgspec.structs.replace(volume.formatting, state=FormattingState.UNKNOWN)
-        return msgspec.structs.replace(volume, formatting=unknown)

@@ -23,6 +23,12 @@ class SourceNotFound(CinderCSIError):
     """The volume or snapshot to create from does not exist."""
 
 
+class SourceFormatted(CinderCSIError):
+    """The source was put to use while it was copied: the copy, which held anything, is gone."""
+
+    advice = "Retry; the next copy is of a volume that is in use, and known as such"
+
+
 class IncompatibleExists(CinderCSIError):
     """The name is taken by an object that differs from what is asked."""
 

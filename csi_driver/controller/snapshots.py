@@ -8,7 +8,7 @@ import msgspec
 
 from csi_driver.base.inflight import Running
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
-from csi_driver.controller import attempts, errors, ids, parameters, pending
+from csi_driver.controller import attempts, copies, errors, ids, parameters, pending
 from csi_driver.controller.backends import (
     ControllerBackend,
 )
@@ -76,7 +76,7 @@ class Snapshots:
         volume = context.volume(request.volume_id)
         if volume.phase is not Phase.AVAILABLE:
             raise pending.busy(volume)
-        volume = context.formatting_at_cut(volume)
+        volume = context.with_confirmation(volume)
         if record is None:
             record = context.begin(
                 SnapshotRecord(
@@ -97,11 +97,9 @@ class Snapshots:
         else:
             record = attempts.next_attempt(context, record, "snapshot")
         record = msgspec.structs.replace(
-            record,
-            size_gib=volume.size_gib,
-            created_at=context.clock(),
-            formatting=volume.formatting,
+            record, size_gib=volume.size_gib, created_at=context.clock()
         )
+        source = copies.before_cut(context, volume)
         made = attempts.make(
             context,
             running,
@@ -109,6 +107,7 @@ class Snapshots:
             "snapshot",
             lambda snapshot: backend.manager.create_snapshot(snapshot, volume),
             lambda snapshot: backend.manager.delete_snapshot(snapshot, volume),
+            lambda snapshot: copies.after_cut(context, snapshot, source),
         )
         backend.forget_stats()
         return made

@@ -14,7 +14,7 @@ import msgspec
 
 from csi_driver.base.errors import CinderCSIError, InvalidRequest
 from csi_driver.base.inflight import Running
-from csi_driver.base.values import GIB, Formatting, Topology
+from csi_driver.base.values import GIB, Topology
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import (
     Phase,
@@ -26,6 +26,7 @@ from csi_driver.controller import (
     attempts,
     capabilities,
     capacity,
+    copies,
     errors,
     ids,
     late,
@@ -153,9 +154,15 @@ class Volumes:
             # Its source may have grown since.
             begun = msgspec.structs.replace(record, size_gib=size)
             record = attempts.next_attempt(context, begun, kind)
+        complete = None
         if isinstance(source, VolumeRecord):
-            source = context.formatting_at_cut(source)
-        record = msgspec.structs.replace(record, formatting=_inherited(record, source))
+            source = context.with_confirmation(source)
+            cut = copies.before_cut(context, source)
+            complete = lambda copy: copies.after_cut(context, copy, cut)  # noqa: E731
+        elif source is not None:
+            record = msgspec.structs.replace(record, formatting=source.formatting)
+        else:
+            record = msgspec.structs.replace(record, formatting=copies.new_formatting(record.id))
         made = attempts.make(
             context,
             running,
@@ -163,6 +170,7 @@ class Volumes:
             kind,
             lambda volume: backend.manager.create_volume(volume, source),
             backend.manager.delete_volume,
+            complete,
         )
         backend.forget_stats()
         return answer(context, made)
@@ -341,14 +349,6 @@ def answer(context: ControllerContext, record: VolumeRecord) -> VolumeAnswer:
     """A volume as CSI tells it, without its published nodes."""
     backend = context.backends.of_record(record.backend)
     return VolumeAnswer(volume=record, accessible_from=backend.accessible_from())
-
-
-def _inherited(record: VolumeRecord, source: VolumeRecord | SnapshotRecord | None) -> Formatting:
-    """Formatting of a new volume: its source's at the cut, else never formatted."""
-    own = Formatting(fs_uuid=ids.filesystem_uuid(record.id))
-    if source is None or source.formatting.state == own.state:
-        return own
-    return source.formatting
 
 
 def done(result: T) -> Future[T]:

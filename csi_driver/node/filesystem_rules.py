@@ -131,7 +131,8 @@ def _formatted(formatting: Formatting, wanted: str, probed: Probed) -> Decision:
 
 
 def _not_to_be_formatted(formatting: Formatting, wanted: str, probed: Probed) -> Decision:
-    origin = "imported" if formatting.state is FormattingState.UNKNOWN else "used as a block device"
+    unknown = formatting.state is FormattingState.UNKNOWN
+    origin = "imported or restored from a backup" if unknown else "used as a block device"
     if probed.fs_type:
         _refuse_other_type(wanted, probed.fs_type)
         return Decision(action=Action.USE, fs_type=probed.fs_type, uuid=probed.uuid)

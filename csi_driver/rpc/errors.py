@@ -71,6 +71,7 @@ TABLE: dict[str, grpc.StatusCode] = {
     _CONTROLLER + "SnapshotNotFound": Code.NOT_FOUND,
     _CONTROLLER + "NodeNotFound": Code.NOT_FOUND,
     _CONTROLLER + "SourceNotFound": Code.NOT_FOUND,
+    _CONTROLLER + "SourceFormatted": Code.ABORTED,
     _CONTROLLER + "IncompatibleExists": Code.ALREADY_EXISTS,
     _CONTROLLER + "PublishedIncompatible": Code.ALREADY_EXISTS,
     _CONTROLLER + "PublishedElsewhere": Code.FAILED_PRECONDITION,

@@ -1,9 +1,10 @@
 """Kubernetes' own programs for the tests: built from their Go modules, once for all checkouts.
 
-Called by the fixtures of tests/cluster, and by ``python -m tests.cluster.binaries``, which
-prints where they are.  kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and
-kubectl are one program under five names; the sidecars and the snapshot controller are
-built against the same versions of the Kubernetes modules, so that Go compiles those once.
+Called by ``make test-kubernetes`` as ``python -m tests.cluster.binaries``, which prints where
+they are, and by the fixtures of tests/cluster: a build takes longer than a test may.
+kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kubectl are one program
+under five names; the sidecars and the snapshot controller are built against the same versions
+of the Kubernetes modules, so that Go compiles those once.
 etcd is the release that those modules name, which is the one that kubeadm installs: an older
 one lacks what the API server's consistent reads need, and lists cost seven times as much.
 
@@ -94,6 +95,7 @@ def _cached(name: str, build: Callable[[Path], Path]) -> Path:
     with (cache / "kubernetes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at once build once
         if not directory.exists():
+            print(f"Building {name}: some minutes, once", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as work:
                 made = build(Path(work))
                 made.rename(directory)

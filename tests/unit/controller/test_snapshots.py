@@ -186,37 +186,11 @@ def test_a_copy_stays_on_the_backend_of_its_source(bench, copy):
         copy(parameters={"backend": "elsewhere"})
 
 
-def test_a_copy_of_a_volume_that_was_never_formatted_was_never_formatted(bench, copy, volume_id):
-    copied = bench.record(copy().volume_id).formatting
-    assert copied.state is FormattingState.NEVER
-    assert copied.fs_uuid != bench.record(volume_id).formatting.fs_uuid
-
-
-def test_a_copy_inherits_the_filesystem_of_its_source(bench, copy, volume_id):
-    confirm(bench, volume_id)
-    assert bench.record(copy().volume_id).formatting == FORMATTED
-
-
 def test_a_restored_volume_has_what_was_there_at_the_cut(bench, volume_id):
     cut = bench.snapshot(volume_id)
     confirm(bench, volume_id)
     restored = bench.create("copy", gib=2, volume_content_source=from_snapshot(cut.snapshot_id))
     assert bench.record(restored.volume_id).formatting.state is FormattingState.NEVER
-
-
-def test_of_a_volume_that_may_be_under_mkfs_right_now_nothing_is_claimed(bench, copy, volume_id):
-    """Attached and not confirmed: what the copy holds is not known, so mkfs is never allowed."""
-    bench.publish(volume_id)
-    assert bench.record(copy().volume_id).formatting.state is FormattingState.UNKNOWN
-    assert bench.record(volume_id).formatting.state is FormattingState.NEVER
-
-
-def test_of_an_attached_volume_that_is_confirmed_the_copy_knows_the_filesystem(
-    bench, copy, volume_id
-):
-    bench.publish(volume_id)
-    confirm(bench, volume_id)
-    assert bench.record(copy().volume_id).formatting == FORMATTED
 
 
 def test_a_failed_copy_leaves_only_its_source(bench, copy, volume_id):
