@@ -9,7 +9,7 @@ ARGS :=
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  PYTHON=/path/to/python3 chooses the interpreter (3.11 to 3.13).'
+	@echo '  PYTHON=/path/to/python3 chooses the interpreter (3.11 to 3.13); the default is the system'\''s own.'
 	@echo '  ARGS="..." is handed on to the demo or to pytest.'
 
 setup: ## Install what the driver needs into .venv; nothing to do when it is up to date

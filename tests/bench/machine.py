@@ -6,12 +6,15 @@ import os
 import platform
 import statistics
 import time
+import timeit
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 FLUSHES = 50
 IDLE_SECONDS = 2.0
+
+_PACKAGES = ("cinder", "grpcio", "SQLAlchemy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class Machine:
     ``idle_percent`` is the share of CPU time that nobody used just before: on a busy
     machine every figure is worse.  ``flush_ms`` is the median time of a 4 KiB append
     with fsync on the filesystem that holds the state.
+    ``loop_ms`` is the least time of a million additions: interpreters of one version differ
+    by half and more, by how they were built.
     """
 
     processors: str
@@ -28,6 +33,8 @@ class Machine:
     system: str
     filesystem: str
     flush_ms: float
+    interpreter: str
+    loop_ms: float
     software: str
     idle_percent: float
 
@@ -37,6 +44,7 @@ class Machine:
             f"{self.processors}, {self.memory_gib:.0f} GiB of memory, {self.system}",
             f"state on {self.filesystem}, where an append of 4 KiB with fsync takes"
             f" {self.flush_ms:.2f} ms",
+            f"{self.interpreter}, in which a million additions take {self.loop_ms:.0f} ms",
             self.software,
             f"idle before the run: {self.idle_percent:.0f} %",
         ]
@@ -50,8 +58,9 @@ def describe(directory: Path) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         filesystem=_filesystem(directory),
         flush_ms=_flush_ms(directory),
-        software=f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("cinder", "grpcio", "SQLAlchemy")),
+        interpreter=f"Python {platform.python_version()}",
+        loop_ms=_loop_ms(),
+        software=", ".join(f"{name} {version(name)}" for name in _PACKAGES),
         idle_percent=_idle_percent(),
     )
 
@@ -85,6 +94,10 @@ def _flush_ms(directory: Path) -> float:
             took.append(time.perf_counter() - started)
     path.unlink()
     return statistics.median(took) * 1000
+
+
+def _loop_ms() -> float:
+    return min(timeit.repeat("total += each", "total, each = 0, 1", number=10**6, repeat=9)) * 1000
 
 
 def _idle_percent() -> float:
