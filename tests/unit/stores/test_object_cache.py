@@ -18,12 +18,12 @@ from csi_driver.kube.errors import ApiExpired
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
-def item(name: str, resource_version: int, phase: Phase = Phase.AVAILABLE) -> Object:
+def item(name: str, resource_version: int, phase: Phase = Phase.AVAILABLE, uid: str = "") -> Object:
     record = VolumeRecord(
         id=name, name=name, backend="b", phase=phase, size_gib=1, cinder_id="c", created_at=1.0
     )
     made = objects.to_object(record, 1, "csi.example.com", None, NOW)
-    made["metadata"].update(uid=f"uid-{name}", resourceVersion=str(resource_version))
+    made["metadata"].update(uid=uid or f"uid-{name}", resourceVersion=str(resource_version))
     return made
 
 
@@ -75,9 +75,32 @@ def test_a_change_is_told_once():
 def test_a_removed_object_stays_removed_for_an_older_list():
     cache = Cache(VOLUME)
     cache.changed(item("a", 1))
-    cache.forget("a", 4)
+    cache.forget("a", 4, "uid-a")
     cache.replace([item("a", 1)], 3)
     assert ids(cache) == []
+
+
+def test_a_removed_object_does_not_come_back_by_what_a_watch_tells_of_its_last_moments():
+    """When it was removed is not known for certain: its finalizer went, and answers were lost."""
+    cache = Cache(VOLUME)
+    cache.changed(item("a", 1))
+    cache.forget("a", 2, "uid-a")
+    cache.changed(item("a", 7, Phase.DELETING))
+    assert ids(cache) == []
+    cache.removed(item("a", 8, Phase.DELETING))
+    cache.changed(item("a", 9, uid="uid-another"))
+    assert ids(cache) == ["another"]
+    cache.removed(item("a", 8, Phase.DELETING))
+    assert ids(cache) == ["another"]
+
+
+def test_an_object_that_took_the_place_of_a_removed_one_is_known():
+    cache = Cache(VOLUME)
+    cache.changed(item("a", 5, uid="uid-another"))
+    cache.forget("a", 4, "uid-a")
+    assert ids(cache) == ["another"]
+    cache.changed(item("a", 3))
+    assert ids(cache) == ["another"]
 
 
 def test_what_a_list_had_no_more_does_not_come_back_by_a_late_change():

@@ -3,7 +3,8 @@
 Fed by a :class:`~csi_driver.kube.reflector.Reflector` and by ``store``, read by ``store``
 only.  Both feeders may come late: of two states of an object the one with the greater
 resource version counts, a removed object stays removed for what is older, and so does one
-that a whole list, read past the reflector, did not have any more.
+that a whole list, read past the reflector, did not have any more.  A removal whose answer was
+lost has no version that is known for certain; but the uid of a removed object never returns.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Cache:
         self._told = told
         self._lock = threading.Lock()
         self._shelf: Shelf[Cached] = Shelf()
-        self._removed: OrderedDict[str, int] = OrderedDict()
+        self._removed: OrderedDict[str, tuple[int, str]] = OrderedDict()  # version and uid
         self._listed_at = 0
 
     # -- for the store ---------------------------------------------------------
@@ -109,16 +110,20 @@ class Cache:
 
     def removed(self, item: Object) -> None:
         """Forget an object, unless a newer one of its id is known."""
-        version = int(item["metadata"]["resourceVersion"])
-        self.forget(objects.record_id(item), version)
+        metadata = item["metadata"]
+        self.forget(objects.record_id(item), int(metadata["resourceVersion"]), metadata["uid"])
 
-    def forget(self, record_id: str, resource_version: int) -> None:
-        """Forget an object that was removed at a version."""
+    def forget(self, record_id: str, resource_version: int, uid: str) -> None:
+        """Forget an object that was removed, at this version or later."""
         with self._lock:
             known = self._shelf.entries.get(record_id)
-            if known is not None and known.resource_version <= resource_version:
+            if known is not None and (
+                known.resource_version <= resource_version or known.uid == uid
+            ):
                 self._shelf.remove(record_id)
-            self._removed[record_id] = max(resource_version, self._removed.get(record_id, 0))
+            before = self._removed.get(record_id)
+            if before is None or before[0] < resource_version:
+                self._removed[record_id] = resource_version, uid
             self._removed.move_to_end(record_id)
             if len(self._removed) > _REMEMBERED_REMOVALS:
                 self._removed.popitem(last=False)
@@ -127,7 +132,10 @@ class Cache:
         known = self._shelf.entries.get(record_id)
         if known is not None and known.resource_version > entry.resource_version:
             return False
-        if self._removed.get(record_id, 0) >= entry.resource_version:
+        removed = self._removed.get(record_id)
+        if removed is not None and (
+            removed[0] >= entry.resource_version or removed[1] == entry.uid
+        ):
             return False
         self._shelf.put(record_id, entry)
         return True

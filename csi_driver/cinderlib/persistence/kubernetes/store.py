@@ -196,7 +196,7 @@ class KubernetesStore(RecordStore):
             return
         with _explained(f"The {record.KIND} record {record.id!r} cannot be removed"):
             gone_at = self._removed(resource, record, known)
-        cache.forget(record.id, gone_at)
+        cache.forget(record.id, gone_at, known.uid)
         if isinstance(record, ConnectionRecord):
             self._attached.update(record.volume_id)
 
@@ -338,7 +338,7 @@ class KubernetesStore(RecordStore):
             return
         known = cache.get(record_id)
         if known is not None:
-            cache.forget(record_id, known.resource_version)
+            cache.forget(record_id, known.resource_version, known.uid)
 
     # -- for people --------------------------------------------------------------
 
