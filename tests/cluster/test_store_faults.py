@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from csi_driver.base.errors import ConfigurationError
 from csi_driver.base.values import Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.kubernetes import schemas
+from csi_driver.cinderlib.persistence.kubernetes.cache import Cache
 from csi_driver.cinderlib.persistence.kubernetes.store import WRITE_SECONDS, KubernetesStore
 from csi_driver.cinderlib.persistence.records import KeyValueRecord, VolumeRecord
 from csi_driver.cinderlib.persistence.store import (
@@ -115,6 +117,37 @@ def test_a_removal_whose_answer_is_lost_is_made_once(
     assert store.get(VolumeRecord, "v-1") is None
     assert stored() == []
     store.delete(made)
+
+
+def test_a_removal_whose_answer_is_lost_is_not_undone_by_a_watch_that_comes_late(
+    store,
+    proxy,
+    volume,
+    monkeypatch,
+):
+    """It tells of the object without its finalizer first, and then that it is gone."""
+    made = store.put(volume())
+    store.put(volume("v-2"))
+    followed, lost = threading.Event(), [LOST]
+
+    def judge(verb: str, path: str) -> Verdict:
+        if "watch=" in path:
+            return Verdict(until=followed)
+        return lost.pop() if verb == "DELETE" and lost else PASS
+
+    proxy.judge = judge
+    proxy.cut()
+    store.delete(made)
+    found, removed = [], Cache.removed
+
+    def look_before(cache: Cache, item: Object) -> None:
+        found.append(store.get(VolumeRecord, "v-1"))
+        removed(cache, item)
+
+    monkeypatch.setattr(Cache, "removed", look_before)
+    followed.set()
+    wait_until("the watch tells of the removal", lambda: bool(found))
+    assert found == [None]
 
 
 def test_another_s_record_is_never_taken_for_one_s_own(
