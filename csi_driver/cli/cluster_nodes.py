@@ -33,8 +33,8 @@ class ClusterNodes:
     """What nodes told; thread-safe.
 
     :param is_published: whether a volume is published to a node, by the records.
-    :param persistently: makes a request that changes something, as the record store makes its
-        own: when this process may, and again when the answer is lost.
+    :param persistently: makes a request as the record store makes those that change something:
+        when this process may, and again when the answer is lost.
     :raises LedgerUnavailable: it could not be read at all.
     """
 
@@ -86,15 +86,26 @@ class ClusterNodes:
 
         :raises LedgerUnavailable: the API server does not answer.
         """
-        found = self._confirmations.get(volume_id)
-        if found is None or found[0].formatting.state is not FormattingState.FORMATTED:
-            found = self._asked(volume_id)
-        if found is None:
-            return None
-        confirmation, node_id = found
-        if confirmation.volume_id != volume_id or not self._is_published(volume_id, node_id):
-            return None
-        return confirmation
+        known = self._counting(volume_id, self._confirmations.get(volume_id))
+        if known is not None and known.formatting.state is FormattingState.FORMATTED:
+            return known
+        return self._counting(volume_id, self._asked(volume_id))
+
+    def has_word(self, volume_id: str) -> bool:
+        """Whether a node said anything of a volume, though it may not count, or be damaged.
+
+        The API server is asked, and waited for: a copy that took hours is made when this
+        is.
+
+        :raises LedgerUnavailable: the API server does not answer.
+        """
+        try:
+            self._persistently(lambda: self._api.get(f"{CONFIRMATIONS}/{volume_id}"))
+        except ApiNotFound:
+            return False
+        except ApiError as error:
+            raise _unreadable(volume_id, error) from error
+        return True
 
     def forget(self, volume_id: str) -> None:
         """Drop the confirmation of a volume that was deleted or reverted.
@@ -117,10 +128,24 @@ class ClusterNodes:
         except ApiNotFound:
             return None
         except ApiError as error:
-            raise LedgerUnavailable(
-                f"What is confirmed of volume {volume_id} cannot be read: {error.message}",
-                advice=error.advice,
-            ) from error
+            raise _unreadable(volume_id, error) from error
+
+    def _counting(
+        self, volume_id: str, told: tuple[Confirmation, str] | None
+    ) -> Confirmation | None:
+        """What was told, if it counts."""
+        if told is None:
+            return None
+        confirmation, node_id = told
+        counts = confirmation.volume_id == volume_id and self._is_published(volume_id, node_id)
+        return confirmation if counts else None
+
+
+def _unreadable(volume_id: str, error: ApiError) -> LedgerUnavailable:
+    return LedgerUnavailable(
+        f"What is confirmed of volume {volume_id} cannot be read: {error.message}",
+        advice=error.advice,
+    )
 
 
 class _Told(Generic[T]):

@@ -97,6 +97,13 @@ class SharedDirectory:
             self._known = changed, registrations
         return registrations
 
+    def has_word(self, volume_id: str) -> bool:
+        """Whether anything is confirmed of a volume.
+
+        :raises LedgerUnavailable: it cannot be read, or is damaged.
+        """
+        return _read(_file(self._confirmations, volume_id), Confirmation) is not None
+
     def forget(self, volume_id: str) -> None:
         """Drop the confirmation of a deleted volume.
 

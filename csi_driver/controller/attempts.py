@@ -69,7 +69,7 @@ def make(
         raise as_error(failed) from failed
     running.at("recording")
     if complete is not None:
-        made = _complete(context, made, kind, complete, remove)
+        made = _complete(context, record, made, kind, complete, remove)
     return context.write(made, kind, "available", phase=Phase.AVAILABLE, suspects=())
 
 
@@ -168,6 +168,7 @@ def _undo(
 
 def _complete(
     context: ControllerContext,
+    record: M,
     made: M,
     kind: str,
     complete: Callable[[M], M],
@@ -179,9 +180,10 @@ def _complete(
         try:
             _remove(made, remove)
         except DriverCallFailed as failed:
-            context.note(made, error.message)
+            # What the driver said of this attempt is nothing to the next one.
+            context.note(record, error.message)
             raise pending.unsettled(
-                made,
+                record,
                 f"{error.message}; what was made could not be removed yet:"
                 f" {failed.failure.message}",
             ) from error

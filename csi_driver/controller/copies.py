@@ -4,9 +4,16 @@ Called by ``volumes`` and ``snapshots`` before and after the driver call that ma
 A volume that was never formatted may be attached, and a node may make its filesystem while
 the copy is made.  A node has the ledger store that before anybody gets the volume
 (:mod:`csi_driver.node.stage`), so the ledger is asked again when the cut is made: what it
-does not know of then was nobody's data at the cut, and the copy may be formatted like a new
-volume.  A copy of a volume that becomes formatted during the call may hold anything: it is
+does not know of then was nobody's data at the cut, and the copy may be formatted like its
+source.  A copy of a volume that becomes formatted during the call may hold anything: it is
 made anew, and at most once, because no volume ceases to be formatted.
+
+A copy keeps the UUID of its source: a filesystem with it that no stage confirmed, of an
+attach that goes on or of one that failed, may be in it.
+
+That nobody's data is there takes a ledger without any word about the source.  A node may have
+lost the volume while it staged it.  What it says then counts no more, but the next node goes
+by it, and so may Pods of both.  What a copy of such a volume holds is not known.
 """
 
 from __future__ import annotations
@@ -26,52 +33,42 @@ M = TypeVar("M", VolumeRecord, SnapshotRecord)
 
 @dataclass(frozen=True)
 class CutSource:
-    """The volume that is to be copied, before the driver is called.
+    """The volume that is to be copied, with what nodes proved about it, and what is on it."""
 
-    ``formatting``: with what nodes had proved by then.  ``attached``: to any node.
-    """
-
-    volume_id: str
+    volume: VolumeRecord
     formatting: Formatting
-    attached: bool
 
 
 def before_cut(context: ControllerContext, volume: VolumeRecord) -> CutSource:
-    """What is known of a volume right before a copy of it is made.
+    """What is known of a volume before a copy of it is made.
 
-    :param volume: its record, with what nodes proved about it.
+    :raises LedgerUnavailable: what nodes said cannot be read.
     """
-    return CutSource(volume.id, volume.formatting, _is_attached(context, volume.id))
+    if _is_never(volume) and not context.nodes.has_word(volume.id):
+        return CutSource(volume, volume.formatting)
+    volume = context.with_confirmation(volume)
+    if _is_never(volume):
+        # The word counts no more.  An unpublish may have taken it over in this moment.
+        volume = context.volume(volume.id)
+    formatting = volume.formatting
+    if _is_never(volume):
+        formatting = msgspec.structs.replace(formatting, state=FormattingState.UNKNOWN)
+    return CutSource(volume, formatting)
 
 
 def after_cut(context: ControllerContext, copy: M, source: CutSource) -> M:
     """The record of a copy that the driver has made, with what is on it.
 
     :raises SourceFormatted: that is not known.
-    :raises LedgerUnavailable: what nodes confirmed cannot be read.
+    :raises LedgerUnavailable: what nodes said cannot be read.
     """
-    return msgspec.structs.replace(copy, formatting=_formatting(context, copy, source))
-
-
-def _formatting(
-    context: ControllerContext, copy: VolumeRecord | SnapshotRecord, source: CutSource
-) -> Formatting:
-    if source.formatting.state is not FormattingState.NEVER:
-        return source.formatting
-    attached = source.attached or _is_attached(context, source.volume_id)
-    # In this order: an unpublish takes a node's word over before that ceases to count.
-    confirmed = context.nodes.confirmation(source.volume_id) is not None
-    recorded = context.volume(source.volume_id).formatting
-    if confirmed or recorded.state is not FormattingState.NEVER:
-        raise errors.SourceFormatted(
-            f"Volume {source.volume_id} was put to use while {copy.name!r} was made of it"
-        )
-    inherited = source.formatting.fs_uuid != new_formatting(source.volume_id).fs_uuid
-    if attached or inherited or isinstance(copy, SnapshotRecord):
-        # A filesystem that was not finished at the cut may be in it: it has this UUID.
-        return source.formatting
-    # Of its own, so that nothing found there is ever taken for its unfinished filesystem.
-    return new_formatting(copy.id)
+    if source.formatting.state is FormattingState.NEVER:
+        volume_id = source.volume.id
+        if context.nodes.has_word(volume_id) or not _is_never(context.volume(volume_id)):
+            raise errors.SourceFormatted(
+                f"Volume {volume_id} was put to use while {copy.name!r} was made of it"
+            )
+    return msgspec.structs.replace(copy, formatting=source.formatting)
 
 
 def new_formatting(volume_id: str) -> Formatting:
@@ -79,5 +76,5 @@ def new_formatting(volume_id: str) -> Formatting:
     return Formatting(fs_uuid=ids.filesystem_uuid(volume_id))
 
 
-def _is_attached(context: ControllerContext, volume_id: str) -> bool:
-    return bool(context.connections(volume_id))
+def _is_never(volume: VolumeRecord) -> bool:
+    return volume.formatting.state is FormattingState.NEVER

@@ -19,5 +19,8 @@ class NodeDirectory(Protocol):
     def confirmation(self, volume_id: str) -> Confirmation | None:
         """What nodes proved about a volume, None when nothing was."""
 
+    def has_word(self, volume_id: str) -> bool:
+        """Whether a node said anything of a volume, also if that is no proof (any more)."""
+
     def forget(self, volume_id: str) -> None:
         """Drop what is known of a volume that was deleted; may be repeated."""

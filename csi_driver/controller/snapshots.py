@@ -76,7 +76,8 @@ class Snapshots:
         volume = context.volume(request.volume_id)
         if volume.phase is not Phase.AVAILABLE:
             raise pending.busy(volume)
-        volume = context.with_confirmation(volume)
+        source = copies.before_cut(context, volume)
+        volume = source.volume
         if record is None:
             record = context.begin(
                 SnapshotRecord(
@@ -99,7 +100,6 @@ class Snapshots:
         record = msgspec.structs.replace(
             record, size_gib=volume.size_gib, created_at=context.clock()
         )
-        source = copies.before_cut(context, volume)
         made = attempts.make(
             context,
             running,

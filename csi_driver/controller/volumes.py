@@ -130,6 +130,10 @@ class Volumes:
                 # The caller may stop here and use the name for something else.
                 attempts.abandon(context, running, record, kind, backend.manager.delete_volume)
             raise
+        cut = None
+        if isinstance(source, VolumeRecord):
+            cut = copies.before_cut(context, source)
+            source = cut.volume
         if record is None:
             record = context.begin(
                 VolumeRecord(
@@ -154,15 +158,8 @@ class Volumes:
             # Its source may have grown since.
             begun = msgspec.structs.replace(record, size_gib=size)
             record = attempts.next_attempt(context, begun, kind)
-        complete = None
-        if isinstance(source, VolumeRecord):
-            source = context.with_confirmation(source)
-            cut = copies.before_cut(context, source)
-            complete = lambda copy: copies.after_cut(context, copy, cut)  # noqa: E731
-        elif source is not None:
-            record = msgspec.structs.replace(record, formatting=source.formatting)
-        else:
-            record = msgspec.structs.replace(record, formatting=copies.new_formatting(record.id))
+        held = source.formatting if source else copies.new_formatting(record.id)
+        record = msgspec.structs.replace(record, formatting=held)
         made = attempts.make(
             context,
             running,
@@ -170,7 +167,7 @@ class Volumes:
             kind,
             lambda volume: backend.manager.create_volume(volume, source),
             backend.manager.delete_volume,
-            complete,
+            lambda made: copies.after_cut(context, made, cut) if cut else made,
         )
         backend.forget_stats()
         return answer(context, made)

@@ -212,23 +212,18 @@ def given_out_raw(granted: Formatting) -> Formatting:
 
 
 def new_confirmation(
-    volume_id: str,
-    granted: Formatting,
-    proved: Formatting,
-    identity: str,
-    earlier: Confirmation | None,
-    known_identity: str,
+    context: PublishContext, proved: Formatting, identity: str, earlier: Confirmation | None
 ) -> Confirmation | None:
     """What the ledger must store before the stage may answer OK; None: nothing new.
 
-    :param known_identity: the identity that the publish_context already carries.
+    What the ledger says already may be another node's word, which counts no more when that
+    node has lost the volume.  So this node says it as well, unless the record knows it.
+
+    :param earlier: what the ledger says.
     """
-    confirmation = Confirmation(volume_id=volume_id, formatting=proved, identity=identity)
-    if confirmation == earlier:
-        return None
-    if earlier is None and proved == granted and identity == known_identity:
-        return None
-    return confirmation
+    confirmation = Confirmation(volume_id=context.volume_id, formatting=proved, identity=identity)
+    recorded = (context.formatting, context.identity) == (proved, identity)
+    return None if recorded and earlier in (None, confirmation) else confirmation
 
 
 def plan_publish(

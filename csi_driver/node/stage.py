@@ -137,9 +137,7 @@ class _Attempt:
         else:
             proved = self._mount(granted)
         self._record(Step.CONFIRMING)
-        confirmation = rules.new_confirmation(
-            staged.volume_id, granted, proved, identity, earlier, context.identity
-        )
+        confirmation = rules.new_confirmation(context, proved, identity, earlier)
         if confirmation is not None:
             self._progress.record("confirmed", self._parts.ledger.confirm, confirmation)
         self._record(Step.STAGED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -131,6 +132,42 @@ def test_a_forgotten_confirmation_is_gone_for_all(ledgers, nodes, published):
     assert ledgers["node-a"].confirmation(said.volume_id) is None
 
 
+def test_a_word_that_counts_no_more_is_still_known_to_have_been_said(ledgers, nodes):
+    """Who has the volume next goes by it, so a copy of the volume may hold somebody's data."""
+    said = confirmation()
+    assert not nodes.has_word(said.volume_id)
+    ledgers["node-a"].confirm(said)
+    assert nodes.confirmation(said.volume_id) is None
+    assert nodes.has_word(said.volume_id)
+    nodes.forget(said.volume_id)
+    assert not nodes.has_word(said.volume_id)
+
+
+def test_whether_there_is_a_word_is_asked_as_persistently_as_records_are_written(cluster):
+    """It is asked when a copy is made: for a moment without API server none is thrown away."""
+    made: list[object] = []
+
+    def persistently(request: Callable[[], object]) -> object:
+        made.append(request)
+        return request()
+
+    api = api_of(cluster, "cinder-csi-controller", "node-a")
+    with closing(ClusterNodes(api, DRIVER, lambda volume, node: True, persistently)) as nodes:
+        assert not nodes.has_word(str(uuid.uuid4()))
+    assert len(made) == 1
+
+
+def test_who_has_the_volume_says_again_what_another_said(ledgers, nodes, published):
+    said = confirmation(identity="wwn:1")
+    published.add((said.volume_id, "node-b"))
+    ledgers["node-a"].confirm(said)
+    wait_until("it is known", lambda: nodes._confirmations.get(said.volume_id))
+    assert nodes.confirmation(said.volume_id) is None
+    nodes.close()  # the watch does not tell what node-b says
+    ledgers["node-b"].confirm(said)
+    assert nodes.confirmation(said.volume_id) == said
+
+
 def test_an_identity_may_be_learned_later(ledgers):
     said = confirmation()
     ledgers["node-a"].confirm(said)
@@ -243,6 +280,7 @@ def test_a_damaged_confirmation_is_said_to_be_one(cluster, ledgers, nodes):
     cluster.admin.replace(path, item)
     with pytest.raises(LedgerUnavailable, match="is damaged"):
         ledgers["node-a"].confirmation(said.volume_id)
+    assert nodes.has_word(said.volume_id)
 
 
 def test_a_missing_definition_is_not_an_absent_confirmation(cluster):

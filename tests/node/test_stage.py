@@ -22,6 +22,7 @@ from csi_driver.node.filesystem_errors import (
     NotFormatted,
 )
 from csi_driver.node.state import Step
+from tests.support.ledger import FailingLedger
 from tests.support.node_bench import (
     BLOCK,
     EXT4_BYTES,
@@ -63,6 +64,21 @@ def test_a_second_stage_elsewhere_finds_the_data(bench):
     bench.unstage(volume)
     # The grant of an old publish_context still says "never formatted": the ledger knows better.
     assert Path(bench.stage(volume), "file").read_text() == "content"
+
+
+def test_what_only_the_ledger_knows_is_confirmed_by_every_node_that_gives_the_volume_out(bench):
+    """Who confirmed it may have the volume no more; then its word does not count."""
+    bench.ledger = FailingLedger(reads=-1, writes=2)
+    bench.restart()
+    volume = bench.volume()
+    bench.stage(volume)
+    bench.unstage(volume)
+    assert bench.ledger.writes == 1
+    bench.stage(volume)
+    assert bench.ledger.writes == 0
+    bench.unstage(volume)
+    # What is in the record was taken over, and no node need say it.
+    bench.stage(volume, formatting=bench.formatting(volume))
 
 
 def test_a_missing_staging_directory_is_made(bench):

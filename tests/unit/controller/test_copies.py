@@ -11,11 +11,12 @@ import pytest
 from csi_driver.base.values import Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.records import SnapshotRecord, VolumeRecord
 from csi_driver.controller import ids
+from csi_driver.node.filesystem_rules import Probed, decide
 from tests.support.controller_bench import Code, ControllerBench, Refused
 from tests.support.messages import from_snapshot, from_volume
 
 FORMATTED = Formatting(state=FormattingState.FORMATTED, fs_type="xfs", fs_uuid="the-uuid")
-NEVER = FormattingState.NEVER
+NEVER, UNKNOWN = FormattingState.NEVER, FormattingState.UNKNOWN
 
 
 class Copying:
@@ -86,10 +87,17 @@ def test_nobody_uses_the_source_and_the_copy_may_be_formatted(copying):
     assert copying.restored().state is NEVER
 
 
-def test_a_clone_of_what_nobody_uses_gets_a_filesystem_with_a_uuid_of_its_own(bench):
-    copying = Copying(bench, VolumeRecord)
+@pytest.mark.parametrize("fs_type", ["", "ext4"])  # mkfs.ext4 began, or came to its end
+def test_the_source_holds_the_filesystem_of_a_stage_that_failed_and_so_may_the_copy(
+    copying, fs_type
+):
+    """Mounted, and then the confirmation could not be stored; nobody has the volume now."""
+    copying.bench.publish(copying.source)
+    copying.bench.unpublish(copying.source)
     copying.make()
-    assert copying.formatting().fs_uuid not in ("", own_uuid(copying))
+    left = Probed(fs_type=fs_type, uuid=own_uuid(copying))
+    for formatting in (copying.formatting(), copying.restored()):
+        assert decide(formatting, "ext4", left).uuid == own_uuid(copying)
 
 
 def test_attached_but_not_confirmed_after_the_cut_it_held_nobodys_data(copying):
@@ -107,6 +115,33 @@ def test_confirmed_while_it_is_copied_it_is_copied_anew(copying, when):
     with Refused(Code.ABORTED, "was put to use while"), copying.held(when):
         copying.confirm()
     copying.assert_made_anew()
+
+
+@pytest.fixture
+def unheard(bench, monkeypatch):
+    """The ledger's words count no more: of a node that lost the volume while it staged it."""
+    monkeypatch.setattr(bench.nodes, "confirmation", lambda volume_id: None)
+
+
+@pytest.mark.usefixtures("unheard")
+def test_a_word_that_does_not_count_is_no_proof_that_nobody_used_the_source(copying):
+    """Another node may have taken it for granted, and Pods may write there since."""
+    copying.confirm()
+    copying.bench.publish(copying.source, "n2")
+    copying.make()
+    assert copying.formatting().state is UNKNOWN
+    assert copying.restored().state is UNKNOWN
+    assert copying.bench.record(copying.source).formatting.state is NEVER
+
+
+@pytest.mark.usefixtures("unheard")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_word_that_does_not_count_comes_while_the_source_is_copied(copying, when):
+    with Refused(Code.ABORTED, "was put to use while"), copying.held(when):
+        copying.confirm()
+    assert len(copying.bench.on_backend()) == 1
+    copying.make()
+    assert copying.formatting().state is UNKNOWN
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
