@@ -94,8 +94,7 @@ class ClusterNodes:
     def has_word(self, volume_id: str) -> bool:
         """Whether a node said anything of a volume, though it may not count, or be damaged.
 
-        The API server is asked, and waited for: a copy that took hours is made when this
-        is.
+        The API server is asked, and waited for: what depends on it may be a copy that took hours.
 
         :raises LedgerUnavailable: the API server does not answer.
         """

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 
 from csi_driver.base.errors import ConfigurationError
-from csi_driver.base.values import Confirmation
+from csi_driver.base.values import Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.importing import Import
 from csi_driver.cinderlib.persistence.kubernetes import definitions, importing
 from csi_driver.cinderlib.persistence.kubernetes.reading import ClusterReader
 from csi_driver.cinderlib.persistence.kubernetes.store import KubernetesStore
-from csi_driver.cinderlib.persistence.records import ConnectionRecord, Record
+from csi_driver.cinderlib.persistence.records import ConnectionRecord, Record, VolumeRecord
 from csi_driver.cinderlib.persistence.store import RecordStore, StoreLocked
 from csi_driver.cli import records_counterparts
 from csi_driver.cli.cluster import connection
@@ -161,16 +161,25 @@ class Cluster:
     def confirmed(
         self, reader: ClusterReader, records: Sequence[Record]
     ) -> dict[str, Confirmation]:
-        """See :meth:`Home.confirmed`: a node's word counts while it has the volume."""
+        """See :meth:`Home.confirmed`: a node's word counts while it has the volume.
+
+        A word that does not count, or is damaged, is not proof that nobody's data is there.
+        """
         published = {
             (each.volume_id, each.node_id) for each in records if isinstance(each, ConnectionRecord)
         }
-        told = (node_objects.confirmation_of(item) for item in reader.confirmations())
-        return {
-            confirmation.volume_id: confirmation
-            for confirmation, node_id in filter(None, told)
-            if (confirmation.volume_id, node_id) in published
-        }
+        volumes = (each for each in records if isinstance(each, VolumeRecord))
+        never = {each.id for each in volumes if each.formatting.state is FormattingState.NEVER}
+        found = {}
+        for item in reader.confirmations():
+            volume_id = item["metadata"]["name"]
+            told = node_objects.confirmation_of(item)
+            if told and told[0].volume_id == volume_id and (volume_id, told[1]) in published:
+                found[volume_id] = told[0]
+            elif volume_id in never:
+                unknown = Formatting(state=FormattingState.UNKNOWN)
+                found[volume_id] = Confirmation(volume_id=volume_id, formatting=unknown)
+        return found
 
     def counterparts(self) -> Counterparts:
         """See :meth:`Home.counterparts`."""

@@ -167,7 +167,7 @@ class Volumes:
             kind,
             lambda volume: backend.manager.create_volume(volume, source),
             backend.manager.delete_volume,
-            lambda made: copies.after_cut(context, made, cut) if cut else made,
+            lambda made: made if cut is None else copies.after_cut(context, made, cut),
         )
         backend.forget_stats()
         return answer(context, made)

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from csi_driver.base import sealing
-from csi_driver.base.values import GIB
+from csi_driver.base.values import GIB, Confirmation, Formatting, FormattingState
+from csi_driver.cinderlib.persistence import export_file
 from csi_driver.cinderlib.persistence.copying import copy_records, differences
 from csi_driver.cinderlib.persistence.factory import open_store
 from csi_driver.cinderlib.persistence.kubernetes.resources import FINALIZER, RESOURCES
@@ -34,6 +35,7 @@ from csi_driver.cinderlib.persistence.records import (
 )
 from csi_driver.cinderlib.persistence.sealed import SealedStore
 from csi_driver.cinderlib.persistence.store import RecordConflict
+from csi_driver.kube import node_objects
 from csi_driver.kube.api import Api
 from csi_driver.kube.group import DRIVER_LABEL, collection, of_driver
 from tests.cluster.accounts import MANIFESTS, NAMESPACE, add_node, install, token
@@ -185,6 +187,24 @@ def test_data_outlives_the_loss_of_all_records(installation: Installation, tmp_p
                 on_controller.delete(volume_id)
     assert {kind: installation.count(kind) for kind in KINDS[:5]} == dict.fromkeys(KINDS[:5], 0)
     assert installation.count("cinderconfirmations") == 0
+
+
+def test_of_a_volume_with_a_word_that_does_not_count_it_is_not_said_that_it_is_blank(
+    installation: Installation, tmp_path: Path
+):
+    """The records may move to where that word is not, and the volume may hold data."""
+    controller = installation.plugin("controller")
+    with controller, Calls(controller) as calls:
+        used, fresh = calls.create("used").volume_id, calls.create("fresh").volume_id
+    formatting = Formatting(state=FormattingState.FORMATTED, fs_type="ext4", fs_uuid="u")
+    said = Confirmation(volume_id=used, formatting=formatting)
+    word = node_objects.confirmation_object(said, NODE, installation.driver)
+    installation.server.admin.create(node_objects.CONFIRMATIONS, word)
+    file = tmp_path / "moved"
+    installation.records("export", file)
+    exported = export_file.parse(file.read_bytes(), "moved").records
+    states = {each.id: each.formatting.state for each in exported if isinstance(each, VolumeRecord)}
+    assert states == {used: FormattingState.UNKNOWN, fresh: FormattingState.NEVER}
 
 
 def _refused_beside_volumes(installation: Installation, controller: DriverProcess) -> None:

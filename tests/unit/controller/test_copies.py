@@ -12,6 +12,7 @@ from csi_driver.base.values import Confirmation, Formatting, FormattingState
 from csi_driver.cinderlib.persistence.records import SnapshotRecord, VolumeRecord
 from csi_driver.controller import ids
 from csi_driver.node.filesystem_rules import Probed, decide
+from tests.doubles.faults import VendorError
 from tests.support.controller_bench import Code, ControllerBench, Refused
 from tests.support.messages import from_snapshot, from_volume
 
@@ -160,6 +161,19 @@ def test_used_and_detached_while_it_is_copied_it_is_copied_anew(copying, when):
         # As in a cluster, where a node's word counts only while it has the volume.
         copying.bench.nodes.forget(copying.source)
     copying.assert_made_anew()
+
+
+def test_what_cannot_be_removed_yet_is_removed_before_the_next_copy_is_made(copying):
+    remove = f"delete_{copying.kind.KIND}"
+    copying.bench.publish(copying.source)
+    with Refused(Code.ABORTED, "could not be removed yet: no"), copying.held("after"):
+        copying.confirm()
+        copying.bench.faults().fail(remove, VendorError("no"), "before")
+    assert len(copying.bench.on_backend()) == 2
+    assert copying.record().provider == {}
+    copying.make()
+    assert copying.formatting() == FORMATTED
+    assert len(copying.bench.on_backend()) == 2
 
 
 def test_a_confirmed_volume_is_copied_as_it_is(copying):

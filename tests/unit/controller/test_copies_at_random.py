@@ -92,7 +92,7 @@ class World:
     def step(self) -> None:
         volumes = self.volumes()
         if not volumes:
-            self._make(lambda name: self.bench.create(name))
+            self._make(self.bench.create)
             return
         fresh = [each for each in volumes if each.formatting.state is NEVER]
         volume = self.random.choice(fresh if fresh and self.random.random() < 0.8 else volumes)
