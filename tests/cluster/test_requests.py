@@ -15,6 +15,8 @@ from tests.support.calls import Calls
 
 DRIVER = "requests.example.com"
 CREATE_WRITES = 3
+COPY_READS = 2
+"""Of a volume that was never formatted: before the cut, and after."""
 
 
 @pytest.fixture
@@ -45,6 +47,11 @@ def test_a_controller_reads_once_a_create_writes_three_times_at_most_and_no_call
         del proxy.seen[:]
         made = [calls.create(f"data-{number}").volume_id for number in range(5)]
         after_create = of_records(proxy.seen)
+        del proxy.seen[:]
+        cut = calls.snapshot(made[0], "cut").snapshot_id
+        reads = [each for each in of_records(proxy.seen) if each.startswith("GET ")]
+        assert len([each for each in reads if "/cinderconfirmations/" in each]) == COPY_READS
+        calls.delete_snapshot(cut)
         for volume_id in made:
             calls.delete(volume_id)
         after_delete = of_records(proxy.seen)
