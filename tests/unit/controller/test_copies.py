@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from csi_driver.base import faults
 from csi_driver.base.values import Confirmation, Formatting, FormattingState
-from csi_driver.cinderlib.persistence.records import SnapshotRecord, VolumeRecord
+from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
 from csi_driver.controller import ids
 from csi_driver.node.filesystem_rules import Probed, decide
 from tests.doubles.faults import VendorError
@@ -171,6 +172,28 @@ def test_what_cannot_be_removed_yet_is_removed_before_the_next_copy_is_made(copy
         copying.bench.faults().fail(remove, VendorError("no"), "before")
     assert len(copying.bench.on_backend()) == 2
     assert copying.record().provider == {}
+    copying.make()
+    assert copying.formatting() == FORMATTED
+    assert len(copying.bench.on_backend()) == 2
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_process_that_ends_between_the_copy_s_removal_and_its_record_s_leaves_nothing(
+    copying, restarted, monkeypatch
+):
+    operation = "clone" if copying.kind is VolumeRecord else "snapshot"
+    failing = {"CINDER_CSI_TEST_FAULT": f"{operation}/undone/write=fail"}
+    monkeypatch.setattr(faults, "_faults", faults.Faults(failing))
+    copying.bench.publish(copying.source)
+    with Refused(Code.UNAVAILABLE, "made the write"), copying.held("after"):
+        copying.confirm()
+    assert copying.record().phase is Phase.CREATING
+    assert len(copying.bench.on_backend()) == 1
+    if restarted:
+        copying.bench.restart()
+        assert [
+            each for each in copying.bench.store.list(copying.kind) if each.name == "copy"
+        ] == []
     copying.make()
     assert copying.formatting() == FORMATTED
     assert len(copying.bench.on_backend()) == 2
