@@ -8,8 +8,9 @@ an unset one raises), and their ``save`` lands in those rows.
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from csi_driver.base.masking import SECRETS
@@ -28,20 +29,40 @@ _VOLUME_PARTS = (
 
 
 def request_context() -> Any:
-    """A request context of an administrator.
+    """A request context of an administrator, with a request id of its own."""
+    settings = bootstrap.active()
+    return _contexts(settings.user_id, settings.project_id)()
+
+
+@functools.cache
+def _contexts(user_id: str, project_id: str) -> Callable[[], Any]:
+    """Makes contexts: Cinder's code runs once, and each is a copy of what that made.
 
     ``is_admin`` has to be said: the context would ask the policy engine otherwise.
-    ``overwrite=False`` leaves the thread's current context of oslo alone.
+    ``overwrite=False`` leaves the thread's current context of oslo alone, if it has one.
     """
     from cinder import context
+    from oslo_context import context as oslo_context
+    from oslo_utils import timeutils
 
-    settings = bootstrap.active()
-    return context.RequestContext(
-        user_id=settings.user_id,
-        project_id=settings.project_id,
-        is_admin=True,
-        overwrite=False,
-    )
+    kind: Any = context.RequestContext
+    first = kind(user_id=user_id, project_id=project_id, is_admin=True, overwrite=False)
+    # Copied, as the first may have become the thread's current context.
+    kept = copy.deepcopy(vars(first))
+    lists = [(name, value) for name, value in kept.items() if isinstance(value, list)]
+
+    def make() -> Any:
+        made = object.__new__(kind)
+        made.__dict__ = attributes = kept.copy()
+        attributes["request_id"] = oslo_context.generate_request_id()
+        attributes["timestamp"] = timeutils.utcnow()
+        for name, value in lists:
+            attributes[name] = value.copy()
+        if oslo_context.get_current() is None:
+            made.update_store()
+        return made
+
+    return make
 
 
 def volume(context: Any, row: Row) -> Any:

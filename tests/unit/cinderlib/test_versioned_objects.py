@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from oslo_context import context as oslo_context
+from oslo_utils import timeutils
 
 from csi_driver.cinderlib.persistence.records import Phase
-from csi_driver.cinderlib.runtime import ovo, rows
+from csi_driver.cinderlib.runtime import bootstrap, ovo, rows
 from tests.unit.cinderlib.conftest import Loaded
 
 VOLUMES: dict[str, dict[str, Any]] = {
@@ -81,3 +85,63 @@ def test_what_a_driver_does_to_one_volume_reaches_no_other(loaded: Loaded, row: 
 
     assert spoiled.obj_what_changed() >= {"size", "metadata", "admin_metadata"}
     assert ovo.volume(context, row).obj_to_primitive() == before
+
+
+PLAIN = (str, bool, datetime.datetime, type(None))
+
+
+class TestARequestContext:
+    def test_has_the_attributes_that_cinder_would_set(self, loaded: Loaded) -> None:
+        made = ovo.request_context()
+        expected = context_by_cinder()
+        own = {"request_id", "timestamp"}
+        assert type(made) is type(expected)
+        assert {name: vars(made)[name] for name in vars(made).keys() - own} == {
+            name: vars(expected)[name] for name in vars(expected).keys() - own
+        }
+        assert vars(made).keys() == vars(expected).keys()
+        assert made.to_dict().keys() == expected.to_dict().keys()
+
+    def test_has_its_own_id_and_time(self, loaded: Loaded) -> None:
+        before = timeutils.utcnow()
+        one, other = ovo.request_context(), ovo.request_context()
+        assert one.request_id.startswith("req-")
+        assert one.request_id != other.request_id
+        assert before <= one.timestamp <= other.timestamp <= timeutils.utcnow()
+
+    def test_shares_nothing_that_a_driver_could_change(self, loaded: Loaded) -> None:
+        made = ovo.request_context()
+        changeable = {k: v for k, v in vars(made).items() if not isinstance(v, PLAIN)}
+        assert all(type(value) is list for value in changeable.values())
+        for value in changeable.values():
+            value.append("spoiled")
+        made.user_id = made.request_id = "spoiled"
+        assert "spoiled" not in str(vars(ovo.request_context()))
+
+    def test_can_be_elevated_and_copied(self, loaded: Loaded) -> None:
+        made = ovo.request_context()
+        raised = made.elevated(read_deleted="yes")
+        assert raised.request_id == made.request_id
+        assert (raised.is_admin, raised.read_deleted, made.read_deleted) == (True, "yes", "no")
+        assert type(made).from_dict(made.to_dict()).request_id == made.request_id
+
+    @pytest.mark.parametrize("current", [True, False])
+    def test_becomes_the_threads_own_only_where_there_is_none(
+        self, loaded: Loaded, current: bool
+    ) -> None:
+        def work() -> tuple[Any, Any, Any]:
+            there = context_by_cinder() if current else None
+            return there, ovo.request_context(), oslo_context.get_current()
+
+        with ThreadPoolExecutor(1) as pool:  # a thread that has no context yet
+            there, made, now = pool.submit(work).result()
+        assert now is (there or made)
+
+
+def context_by_cinder() -> Any:
+    from cinder import context
+
+    settings = bootstrap.active()
+    return context.RequestContext(
+        user_id=settings.user_id, project_id=settings.project_id, is_admin=True, overwrite=False
+    )
