@@ -37,6 +37,7 @@ Logging, ``time.sleep``, threads and sockets stay as the host program has them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -137,6 +138,7 @@ def lock_directory() -> Path:
     return _locks_below(active().state_path)
 
 
+@functools.cache
 def _locks_below(state_path: Path) -> Path:
     return state_path.absolute() / "locks"
 
