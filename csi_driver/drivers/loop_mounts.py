@@ -32,7 +32,8 @@ _FITHAW = 0xC0045878
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_INFO64_BYTES = 232
 
-_PARTITIONS = Path("/proc/partitions")
+_PARTITIONS = "/proc/partitions"
+_READ_BYTES = 65536
 _LOOP = re.compile(r" (loop[0-9]+)$", re.MULTILINE)
 
 
@@ -79,7 +80,16 @@ def loop_devices_behind(file: os.stat_result) -> list[str]:
 def _loop_devices_with_a_file() -> list[str]:
     """Names, by one read instead of a look at each: a device without a file has no size,
     and is not in this list."""
-    return sorted(_LOOP.findall(_PARTITIONS.read_bytes().decode()))
+    return sorted(_LOOP.findall(_read(_PARTITIONS).decode()))
+
+
+def _read(path: str) -> bytes:
+    """A file of the kernel, without what pathlib and io would ask of it before."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, _READ_BYTES), b""))
+    finally:
+        os.close(descriptor)
 
 
 def with_holders(name: str, sys_block: Path = Path("/sys/block")) -> list[str]:
