@@ -14,6 +14,7 @@ connectors of other hosts are refused.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -139,15 +140,16 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
 
     def delete_volume(self, volume: Any) -> None:
         """Remove the volume; nothing happens when it is not there."""
+        name = volume.name  # every look at it formats it anew
+
+        def refuse(found: os.stat_result, owner: str) -> None:
+            self._refuse_others(volume, name, owner)
+            if devices := loop_mounts.loop_devices_behind(found):
+                path = self._files.path_of(name)
+                raise VolumeFileBusy(f"{path} is in use by {', '.join(devices)}")
+
         with as_cinder():
-            name = volume.name  # every look at it formats it anew
-            if found := self._files.find(name):
-                self._check_owner(volume, name)
-                devices = loop_mounts.loop_devices_behind(found)
-                if devices:
-                    path = self._files.path_of(name)
-                    raise VolumeFileBusy(f"{path} is in use by {', '.join(devices)}")
-            self._files.remove(name)
+            self._files.remove(name, refuse)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         """Make the volume ``new_size`` GiB large, in use or not.
@@ -319,13 +321,16 @@ class FileVolumeDriver(FileImports, FileGroups, driver.VolumeDriver):  # type: i
 
     def _check_owner(self, volume: Any, name: str) -> str:
         owner = self._files.owner(name)
+        self._refuse_others(volume, name, owner)
+        return owner
+
+    def _refuse_others(self, volume: Any, name: str, owner: str) -> None:
         if owner and owner != volume.id:
             raise VolumeFileError(
                 f"The file {self._files.path_of(name)} belongs to the volume {owner},"
                 f" not to {volume.id}",
                 advice="Find out who put it there; it was not touched",
             )
-        return owner
 
 
 def _access_mode(volume: Any) -> str:

@@ -108,13 +108,7 @@ class VolumeDirectory:
         path = self._at(name)
         with _explained(f"{path} cannot be used"):
             self._mark.check()
-            try:
-                info = os.lstat(path)
-            except FileNotFoundError:
-                return None
-        if not stat.S_ISREG(info.st_mode):
-            raise VolumeFileMissing(f"There is no file {path}")
-        return info
+            return _regular(path)
 
     def existing(self, name: str) -> Path:
         """The path of a file that is there.
@@ -129,16 +123,10 @@ class VolumeDirectory:
             raise VolumeFileMissing(f"There is no file {path}")
         return path
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other threads and processes from making, sweeping and promising space."""
         self._mark.check()
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return _Locked(self._lock)
 
     @contextlib.contextmanager
     def making(
@@ -179,14 +167,20 @@ class VolumeDirectory:
                 os.close(descriptor)
             self._sync()
 
-    def remove(self, name: str) -> None:
+    def remove(
+        self, name: str, refuse: Callable[[os.stat_result, str], None] | None = None
+    ) -> None:
         """Remove the file; nothing happens when it is not there.
 
+        :param refuse: called with the file that is there and its owner; raises to keep it.
+        :raises VolumeFileMissing: it is no regular file, when somebody wants to look at it.
         :raises VolumeFileError: it cannot be removed.
         """
         path = self._at(name)
         with _explained(f"{path} cannot be removed"):
             self._mark.check()
+            if refuse is not None and (found := _regular(path)) is not None:
+                refuse(found, _owner(path))
             _unlink(path)
             _unlink(f"{self._path}/{_REVERTING}{name}")
             self._sync()
@@ -306,12 +300,7 @@ class VolumeDirectory:
         """The id of the volume that the file was made for; '' when nothing says so."""
         path = self._existing(name)
         with _explained(f"{path} cannot be read"):
-            try:
-                return os.getxattr(path, OWNER_XATTR).decode("utf-8", "replace")
-            except OSError as error:
-                if error.errno in _NO_XATTR:
-                    return ""
-                raise
+            return _owner(path)
 
     @contextlib.contextmanager
     def freezing(self, name: str) -> Iterator[None]:
@@ -397,9 +386,32 @@ def _exists(path: str) -> bool:
     return True
 
 
+def _regular(path: str) -> os.stat_result | None:
+    """The file there; None when there is none."""
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(info.st_mode):
+        raise VolumeFileMissing(f"There is no file {path}")
+    return info
+
+
 def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _owner(path: str) -> str:
+    """See :meth:`VolumeDirectory.owner`."""
+    try:
+        return os.getxattr(path, OWNER_XATTR).decode("utf-8", "replace")
+    except OSError as error:
+        if error.errno in _NO_XATTR:
+            return ""
+        raise
 
 
 def _set_owner(descriptor: int, owner: str) -> None:
@@ -408,6 +420,27 @@ def _set_owner(descriptor: int, owner: str) -> None:
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise
+
+
+# Every volume enters the next two: as generators they would take three times as long.
+
+
+class _Locked:
+    """Hold the lock of a file, which is made if it is not there."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
 
 
 class _explained:

@@ -90,6 +90,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., None]]:
 USES: dict[str, Callable[[VolumeDirectory], object]] = {
     "make": lambda files: make(files, OTHER),
     "remove": lambda files: files.remove(NAME),
+    "look and remove": lambda files: files.remove(NAME, lambda found, owner: None),
     "find": lambda files: files.find(NAME),
     "grow": lambda files: files.grow(NAME, 8192, room),
     "owner": lambda files: files.owner(NAME),
@@ -134,6 +135,16 @@ def test_a_file_of_the_same_name_in_the_wrong_directory_is_not_taken(disk):
         with pytest.raises(VolumeDirectoryAway):
             use(NAME)
     assert (disk.place / NAME).read_bytes() == b"wrong"
+
+
+def test_nothing_counts_as_removed_when_the_filesystem_went_while_it_was_looked_at(disk):
+    disk.mount()
+    files = started(disk.place, recorded=False)
+    make(files)
+    with pytest.raises(VolumeDirectoryAway):
+        files.remove(NAME, lambda found, owner: disk.unmount())
+    disk.mount()
+    assert files.find(NAME)
 
 
 def test_a_bind_mount_is_the_same_directory(tmp_path, mount):

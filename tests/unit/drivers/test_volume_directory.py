@@ -142,12 +142,30 @@ def test_what_is_not_there_is_missing_but_may_be_removed(files):
     files.remove("volume-1")
 
 
+def test_who_looks_at_a_file_may_keep_it_from_being_removed(files):
+    make(files, "volume-1", owner="the-id")
+    looked = []
+
+    def keep(found, owner):
+        looked.append((found.st_ino, owner))
+        raise VolumeFileBusy("kept")
+
+    with pytest.raises(VolumeFileBusy):
+        files.remove("volume-1", keep)
+    assert looked == [(files.find("volume-1").st_ino, "the-id")]
+    files.remove("volume-1", lambda found, owner: None)
+    files.remove("volume-1", keep)  # there is nothing to look at
+    assert len(looked) == 1
+
+
 def test_a_link_or_directory_is_no_volume(files):
     (files.path / "volume-1").symlink_to("/etc/passwd")
     (files.path / "volume-2").mkdir()
     for name in ("volume-1", "volume-2"):
         with pytest.raises(VolumeFileMissing):
             files.existing(name)
+        with pytest.raises(VolumeFileMissing):
+            files.remove(name, lambda found, owner: None)
 
 
 def test_a_file_says_whose_it_is(files):
