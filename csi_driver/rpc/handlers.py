@@ -40,6 +40,12 @@ _IDENTIFYING = (
 """Fields that a log line may show; everything else stays out of logs."""
 
 
+@functools.cache
+def _known_fields(kind: Any) -> tuple[str, ...]:
+    """Those of the fields above that messages of a kind have, and ``secrets``."""
+    return tuple(name for name in (*_IDENTIFYING, "secrets") if name in kind.fields_by_name)
+
+
 class NotReady(CinderCSIError):
     """The process is starting and cannot serve this call yet."""
 
@@ -151,7 +157,7 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
         @functools.wraps(method)
         def handler(self: Servicer, request: Any, context: grpc.ServicerContext) -> Any:
             call = _Call(method.__name__, request)
-            if "secrets" in request.DESCRIPTOR.fields_by_name:
+            if "secrets" in _known_fields(request.DESCRIPTOR):
                 SECRETS.learn(*request.secrets.values())
             entered, caveat = False, ""
             try:
@@ -208,11 +214,10 @@ class _Call:
         if not LOG.isEnabledFor(logging.INFO):
             return
         request = self._request
-        known = request.DESCRIPTOR.fields_by_name
         named = [
-            f"{field}={getattr(request, field)!r}"
-            for field in _IDENTIFYING
-            if field in known and getattr(request, field)
+            f"{field}={value!r}"
+            for field in _known_fields(request.DESCRIPTOR)
+            if field != "secrets" and (value := getattr(request, field))
         ]
         took = (time.perf_counter() - self._started) * 1000
         LOG.info("#%d %s %s %.1f ms %s", self._number, self.method, " ".join(named), took, outcome)
