@@ -8,6 +8,7 @@ the first cannot touch the second.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid
 
@@ -46,6 +47,8 @@ def new_cinder_id() -> str:
     return str(uuid.uuid4())
 
 
+# A creation derives its ids when it plans, and again with the name locked.
+@functools.lru_cache(maxsize=512)
 def _derive(namespace: str, *parts: str) -> str:
     # The separator cannot occur in a CSI name: control characters are refused.
     return _uuid5(namespace, "\0".join(parts))
