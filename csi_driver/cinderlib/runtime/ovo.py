@@ -9,6 +9,7 @@ an unset one raises), and their ``save`` lands in those rows.
 from __future__ import annotations
 
 import copy
+import datetime
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,6 +93,9 @@ object, which no driver has ever seen.  Whichever thread writes one last, it is 
 
 _KEPT_TYPES = 64
 
+_AS_THEY_ARE = (str, int, datetime.datetime)
+"""Types of which a field that has one value takes any other, as rows have them."""
+
 
 def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept: Any) -> Any:
     made = _copy_of(kept, context)
@@ -116,7 +120,7 @@ def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept:
     for name, known, value in zip(_column_names(), kept_columns, _columns_of(row), strict=True):
         if value == known:
             continue
-        if type(value) is str is type(known):
+        if type(value) is type(known) in _AS_THEY_ARE:
             setattr(made, f"_obj_{name}", value)  # another text of a field that takes texts
         else:
             made[name] = value
@@ -233,11 +237,14 @@ def take_over(versioned_object: Any, update: Mapping[str, Any] | None) -> None:
 
 def _is_touched(versioned_object: Any) -> bool:
     """Whether the driver set anything; Cinder's own look at all fields costs 0.2 ms."""
-    return bool(versioned_object._changed_fields) or any(
-        getattr(versioned_object, name) != getattr(versioned_object, f"_orig_{name}")
-        for name in ("metadata", "admin_metadata", "glance_metadata")
-        if hasattr(versioned_object, f"_orig_{name}")
-    )
+    if versioned_object._changed_fields:
+        return True
+    attributes = vars(versioned_object)
+    for name in ("metadata", "admin_metadata", "glance_metadata"):
+        original = attributes.get(f"_orig_{name}")
+        if original is not None and original != attributes.get(f"_obj_{name}"):
+            return True
+    return False
 
 
 def volume_type(context: Any, row: Row) -> Any:
