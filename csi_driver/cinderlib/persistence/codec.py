@@ -61,21 +61,26 @@ def _of_newer_version(kind: type[R], body: bytes | str) -> R:
     return msgspec.structs.replace(record, unknown_fields=unknown)
 
 
-def require_storable(record: Record) -> None:
+def require_storable(record: Record) -> dict[str, str]:
     """Refuse what some store has no place for, so that all stores take the same.
 
+    :returns: the :func:`indexed_values`, which were looked at.
     :raises InvalidRequest: the id or an indexed field is too long to be indexed, or has a
         null character, which PostgreSQL does not take.
     """
-    for field in ("id", *record.INDEXED):
-        value = str(getattr(record, field))
-        # Four bytes to a character at most: what is short is not counted.
+    indexed = indexed_values(record)
+    together = "".join((record.id, *indexed.values()))
+    # Four bytes to a character at most: what is short is not counted.
+    if len(together) <= LONGEST // 4 and "\0" not in together:
+        return indexed
+    for field, value in {"id": record.id, **indexed}.items():
         if len(value) > LONGEST // 4 and (length := len(value.encode())) > LONGEST:
             raise InvalidRequest(
                 f"{field} of a {record.KIND} has {length} bytes", advice=f"At most {LONGEST}"
             )
         if "\0" in value:
             raise InvalidRequest(f"{field} of a {record.KIND} has a null character")
+    return indexed
 
 
 def indexed_values(record: Record) -> dict[str, str]:

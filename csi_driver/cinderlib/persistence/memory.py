@@ -42,9 +42,9 @@ class MemoryStore(RecordStore):
 
     def put(self, record: R) -> R:
         """See :meth:`RecordStore.put`."""
-        codec.require_storable(record)
+        indexed = codec.require_storable(record)
         with self._lock:
-            body = self._put(record)
+            body = self._put(record, indexed)
         return codec.decode(type(record), body)
 
     def delete(self, record: Record) -> None:
@@ -54,10 +54,10 @@ class MemoryStore(RecordStore):
 
     def replace(self, old: Record, new: R) -> R:
         """See :meth:`RecordStore.replace`."""
-        codec.require_storable(new)
+        indexed = codec.require_storable(new)
         with self._lock:
             shelf = self._require_deletable(old)
-            body = self._put(new)
+            body = self._put(new, indexed)
             shelf.remove(old.id)
         return codec.decode(type(new), body)
 
@@ -80,7 +80,7 @@ class MemoryStore(RecordStore):
         with self._lock:
             self._shelves = _NoShelves()
 
-    def _put(self, record: Record) -> bytes:
+    def _put(self, record: Record, indexed: dict[str, str]) -> bytes:
         """Keep a record unless that conflicts; its JSON.  The lock is held."""
         shelf = self._shelves[record.KIND]
         refusal = conflicts.why_not_put(record, _version(shelf, record.id))
@@ -88,7 +88,7 @@ class MemoryStore(RecordStore):
             raise refusal
         stored = msgspec.structs.replace(record, version=next(self._versions))
         body = codec.encode(stored)
-        shelf.put(record.id, _Entry(stored.version, body, codec.indexed_values(record)))
+        shelf.put(record.id, _Entry(stored.version, body, indexed))
         return body
 
     def _require_deletable(self, record: Record) -> Shelf[_Entry]:

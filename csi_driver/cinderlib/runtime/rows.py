@@ -41,6 +41,7 @@ PROVIDER_FIELDS = (
 """Columns that drivers fill and that a record keeps in ``provider``."""
 
 _SORTED = json.JSONEncoder(sort_keys=True)
+_NO_SPECS = _SORTED.encode([{}, {}])
 
 _TYPE_NAMESPACE = uuid.UUID("6b1f7c0e-6d0a-4b6e-9a0e-0a6f7a1f5a11")
 
@@ -311,7 +312,7 @@ def type_row(
             "control_location": encryption.control_location,
         }
     content = [specs, dict(qos), cipher] if cipher else [specs, dict(qos)]
-    type_id = _type_id(_SORTED.encode(content))
+    type_id = _type_id(_SORTED.encode(content) if any(content) else _NO_SPECS)
     qos_row = None
     if qos:
         qos_row = Row(
