@@ -7,10 +7,12 @@ too, because the formatter is where secrets are masked: by the values that are k
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -48,16 +50,22 @@ class MaskingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of the record without secrets."""
-        # Late: the first line of the log shall not wait for it.
-        from oslo_utils import strutils
-
         try:
             text = super().format(record)
         except Exception as error:
             # A library's mistake; logging itself would print the arguments as they are.
             text = f"{record.name} logged {record.msg!r} with wrong arguments: {error}"
-        masked: str = strutils.mask_password(SECRETS.mask(text))
+        masked: str = _masking_of_patterns()(SECRETS.mask(text))
         return masked
+
+
+@functools.cache
+def _masking_of_patterns() -> Callable[[str], str]:
+    # Late: the first line of the log shall not wait for it.
+    from oslo_utils import strutils
+
+    found: Callable[[str], str] = strutils.mask_password
+    return found
 
 
 def configure(level: LogLevel) -> None:

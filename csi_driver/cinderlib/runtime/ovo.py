@@ -94,7 +94,7 @@ object, which no driver has ever seen.  Whichever thread writes one last, it is 
 _KEPT_TYPES = 64
 
 _AS_THEY_ARE = (str, int, datetime.datetime)
-"""Types of which a field that has one value takes any other, as rows have them."""
+"""Types of which a field that has one value takes every other as it is in a row."""
 
 
 def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept: Any) -> Any:
@@ -117,11 +117,12 @@ def _volume_by_copy(context: Any, row: Row, kept_columns: tuple[Any, ...], kept:
         volume_type._changed_fields.clear()
     else:
         volume_type._obj_extra_specs = _empty(volume_type._obj_extra_specs)
+    attributes = vars(made)
     for name, known, value in zip(_column_names(), kept_columns, _columns_of(row), strict=True):
         if value == known:
             continue
         if type(value) is type(known) in _AS_THEY_ARE:
-            setattr(made, f"_obj_{name}", value)  # another text of a field that takes texts
+            attributes[f"_obj_{name}"] = value  # another text of a field that has a text
         else:
             made[name] = value
     # As obj_reset_changes() does, without its look at every field for objects inside.
