@@ -72,7 +72,8 @@ class FormattingState(StrEnum):
     NEVER: no stage ever succeeded, nobody's data can be there.
     FORMATTED: holds the filesystem named beside it.
     RAW: was given out as a block device; never to be formatted.
-    UNKNOWN: imported, or its record was restored from a backup; never to be formatted.
+    UNKNOWN: imported, of a restored record, or copied from a volume in its first use of which no
+    node's word counts; never to be formatted.
     """
 
     NEVER = "never"

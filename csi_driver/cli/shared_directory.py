@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from csi_driver.base.directories import WhileUnchanged
 from csi_driver.base.errors import StateDirectoryError
 from csi_driver.base.files import read_text, remove, write_atomic
 from csi_driver.base.values import Confirmation, NodeRegistration
 from csi_driver.node.ports import LedgerUnavailable
 
 T = TypeVar("T", Confirmation, NodeRegistration)
-
-_SETTLED_NS = 2_000_000_000
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
@@ -37,8 +35,7 @@ class SharedDirectory:
     def __init__(self, directory: Path) -> None:
         self._nodes = directory / "nodes"
         self._confirmations = directory / "confirmations"
-        # When the directory of nodes was last changed, and who was in it then.
-        self._known: tuple[int, list[NodeRegistration]] | None = None
+        self._registrations = WhileUnchanged(_read_registrations)
 
     # -- the node's side ------------------------------------------------------
 
@@ -79,23 +76,12 @@ class SharedDirectory:
 
         :raises LedgerUnavailable: one cannot be read, or is damaged.
         """
-        known = self._known
         try:
-            changed = self._nodes.stat().st_mtime_ns
-            if known is not None and known[0] == changed:
-                return list(known[1])
-            looked = time.time_ns()
-            paths = sorted(self._nodes.glob("*.json"))
+            return list(self._registrations.of(self._nodes))
         except FileNotFoundError:
             return []
         except OSError as error:
             raise LedgerUnavailable(f"{self._nodes} cannot be read: {error}") from error
-        found = (_read(path, NodeRegistration) for path in paths)
-        registrations = [registration for registration in found if registration is not None]
-        # A directory may change twice within one tick of the filesystem's clock.
-        if looked - changed > _SETTLED_NS:
-            self._known = changed, registrations
-        return registrations
 
     def has_word(self, volume_id: str) -> bool:
         """Whether anything is confirmed of a volume.
@@ -119,6 +105,11 @@ def _file(directory: Path, key: str) -> Path:
     """The file of a key; a key that is no plain file name is hashed."""
     plain = key if _PLAIN.fullmatch(key) else "sha256-" + hashlib.sha256(key.encode()).hexdigest()
     return directory / f"{plain}.json"
+
+
+def _read_registrations(directory: Path) -> list[NodeRegistration]:
+    found = (_read(path, NodeRegistration) for path in sorted(directory.glob("*.json")))
+    return [registration for registration in found if registration is not None]
 
 
 def _write(path: Path, value: Confirmation | NodeRegistration) -> None:

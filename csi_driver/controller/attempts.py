@@ -11,7 +11,8 @@ another process began is looked for again later (:mod:`~csi_driver.controller.la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -153,16 +154,12 @@ def _undo(
     failed: DriverCallFailed,
     remove: Callable[[M], object],
 ) -> None:
+    error = failed.failure.message
     if failed.failure.may_have_effect:
-        try:
+        with _noting(
+            context, record, error, f"{failed.action} failed ({error}) and what it may have left"
+        ):
             orphans.remove_lost(context, record, remove)
-        except DriverCallFailed as again:
-            context.note(record, failed.failure.message)
-            raise pending.unsettled(
-                record,
-                f"{failed.action} failed ({failed.failure.message}) and what it may have left"
-                f" could not be removed yet: {again.failure.message}",
-            ) from again
     context.erase(record, kind, "undone")
 
 
@@ -177,18 +174,27 @@ def _complete(
     try:
         return complete(made)
     except CinderCSIError as error:
-        try:
+        # Not in ``made``: what the driver said of this attempt is nothing to the next one.
+        with _noting(context, record, error.message, f"{error.message}; what was made"):
             _remove(made, remove)
-        except DriverCallFailed as failed:
-            # What the driver said of this attempt is nothing to the next one.
-            context.note(record, error.message)
-            raise pending.unsettled(
-                record,
-                f"{error.message}; what was made could not be removed yet:"
-                f" {failed.failure.message}",
-            ) from error
         context.erase(made, kind, "undone")
         raise
+
+
+@contextmanager
+def _noting(context: ControllerContext, record: M, error: str, what: str) -> Iterator[None]:
+    """Keep the error of an attempt in its record when what it made cannot be removed inside.
+
+    :param what: what could not be removed, and why it was to be.
+    :raises OutcomeUnknown: it could not.
+    """
+    try:
+        yield
+    except DriverCallFailed as failed:
+        context.note(record, error)
+        raise pending.unsettled(
+            record, f"{what} could not be removed yet: {failed.failure.message}"
+        ) from failed
 
 
 def _remove(record: M, remove: Callable[[M], object]) -> None:

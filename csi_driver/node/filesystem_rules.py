@@ -53,6 +53,9 @@ class Probed:
         return " and ".join((*own, *self.foreign)) or "bytes without a signature"
 
 
+_UNKNOWN_ORIGIN = "imported, restored from a backup, or copied while a node lost its source"
+
+
 class Action(StrEnum):
     """What is to be done with the device before it is mounted."""
 
@@ -132,7 +135,7 @@ def _formatted(formatting: Formatting, wanted: str, probed: Probed) -> Decision:
 
 def _not_to_be_formatted(formatting: Formatting, wanted: str, probed: Probed) -> Decision:
     unknown = formatting.state is FormattingState.UNKNOWN
-    origin = "imported or restored from a backup" if unknown else "used as a block device"
+    origin = _UNKNOWN_ORIGIN if unknown else "used as a block device"
     if probed.fs_type:
         _refuse_other_type(wanted, probed.fs_type)
         return Decision(action=Action.USE, fs_type=probed.fs_type, uuid=probed.uuid)

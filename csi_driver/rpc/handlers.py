@@ -41,9 +41,14 @@ _IDENTIFYING = (
 
 
 @functools.cache
-def _known_fields(kind: Any) -> tuple[str, ...]:
-    """Those of the fields above that messages of a kind have, and ``secrets``."""
-    return tuple(name for name in (*_IDENTIFYING, "secrets") if name in kind.fields_by_name)
+def _shown(kind: Any) -> tuple[str, ...]:
+    """Those of the fields above that messages of a kind have."""
+    return tuple(name for name in _IDENTIFYING if name in kind.fields_by_name)
+
+
+@functools.cache
+def _has_secrets(kind: Any) -> bool:
+    return "secrets" in kind.fields_by_name
 
 
 class NotReady(CinderCSIError):
@@ -157,7 +162,7 @@ def rpc(*, effect: bool, always: bool = False) -> Callable[[Method], Handler]:
         @functools.wraps(method)
         def handler(self: Servicer, request: Any, context: grpc.ServicerContext) -> Any:
             call = _Call(method.__name__, request)
-            if "secrets" in _known_fields(request.DESCRIPTOR):
+            if _has_secrets(request.DESCRIPTOR):
                 SECRETS.learn(*request.secrets.values())
             entered, caveat = False, ""
             try:
@@ -216,8 +221,8 @@ class _Call:
         request = self._request
         named = [
             f"{field}={value!r}"
-            for field in _known_fields(request.DESCRIPTOR)
-            if field != "secrets" and (value := getattr(request, field))
+            for field in _shown(request.DESCRIPTOR)
+            if (value := getattr(request, field))
         ]
         took = (time.perf_counter() - self._started) * 1000
         LOG.info("#%d %s %s %.1f ms %s", self._number, self.method, " ".join(named), took, outcome)

@@ -11,11 +11,10 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csi_driver.base.directories import WhileUnchanged
 from csi_driver.cinderlib.runtime import bootstrap
 
 
@@ -37,40 +36,17 @@ def clean_snapshot(cinder_id: str, driver: Any) -> None:
         coordination.synchronized_remove(f"*{cinder_id}*")
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """The lock files that there were, and when their directory had changed last."""
-
-    directory: Path
-    changed: int
-    names: tuple[str, ...]
-
-
-_seen: _Seen | None = None
-"""What was seen last.  A lock file that is made or removed, by whatever process, gives its
-directory another time, so this is true whichever thread wrote it."""
-
-_SETTLED_NS = 2_000_000_000
-
-
 def _has_files(cinder_id: str) -> bool:
-    return any(cinder_id in name for name in _names(bootstrap.lock_directory()))
+    return any(cinder_id in name for name in _names.of(bootstrap.lock_directory()))
 
 
-def _names(directory: Path) -> tuple[str, ...]:
-    """The lock files; read anew when their directory has changed."""
-    global _seen  # noqa: PLW0603 - one process, one lock directory
-    known = _seen
-    changed = directory.stat().st_mtime_ns
-    if known is not None and (known.directory, known.changed) == (directory, changed):
-        return known.names
-    looked = time.time_ns()
+def _read(directory: Path) -> tuple[str, ...]:
     with os.scandir(directory) as entries:
-        names = tuple(entry.name for entry in entries)
-    # A directory may change twice within one tick of the filesystem's clock.
-    if looked - changed > _SETTLED_NS:
-        _seen = _Seen(directory, changed, names)
-    return names
+        return tuple(entry.name for entry in entries)
+
+
+# A lock file that is made or removed, by whatever process, gives its directory another time.
+_names = WhileUnchanged(_read)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ LONG_AGO = 1
 @pytest.fixture
 def directory(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where lock files are, as nobody has seen it yet."""
-    monkeypatch.setattr(locks, "_seen", None)
+    monkeypatch.setattr(locks._names, "_known", None)
     return bootstrap.lock_directory()
 
 
