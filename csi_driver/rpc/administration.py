@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from csi_driver.base.turns import lending, outcome
 from csi_driver.rpc import fields
 from csi_driver.rpc._generated import administration_pb2 as pb
@@ -20,6 +18,7 @@ from csi_driver.rpc.handlers import rpc
 
 if TYPE_CHECKING:
     from csi_driver.rpc.controller import Controller
+    from csi_driver.rpc.unary import UnaryServer
 
 LOG = logging.getLogger(__name__)
 
@@ -46,6 +45,6 @@ class Administration(pb_grpc.AdministrationServicer):
         return pb.RevertVolumeResponse()
 
 
-def add_to_server(controller: Controller, server: grpc.Server) -> None:
+def add_to_server(controller: Controller, server: UnaryServer) -> None:
     """Serve it."""
     pb_grpc.add_AdministrationServicer_to_server(Administration(controller), server)

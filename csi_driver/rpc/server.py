@@ -17,13 +17,12 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
 from csi_driver.base.errors import CinderCSIError, ConfigurationError
 from csi_driver.rpc._generated import csi_pb2_grpc
 from csi_driver.rpc.handlers import MOST_CALLS, Gate
 from csi_driver.rpc.identity import Identity
 from csi_driver.rpc.threads import Threads
+from csi_driver.rpc.unary import UnaryServer
 
 if TYPE_CHECKING:
     # A node process must not import the controller's rooms.
@@ -122,8 +121,8 @@ class Server:
         self._path = path
         self._gate = gate
         self._threads = Threads(_THREADS, "rpc")
-        self._server = grpc.server(self._threads, options=_OPTIONS)
-        identity.add_to(self._server)
+        self._server = UnaryServer(self._threads, _OPTIONS)
+        csi_pb2_grpc.add_IdentityServicer_to_server(identity, self._server)
         if controller is not None:
             # Here, because a node process does without.
             from csi_driver.rpc import administration
@@ -156,7 +155,7 @@ class Server:
 
     def stop(self) -> None:
         """Stop serving; the socket goes now."""
-        self._server.stop(_STOP_SECONDS).wait(2 * _STOP_SECONDS)
-        self._threads.shutdown(wait=False)
+        self._server.stop(_STOP_SECONDS)
+        self._threads.shutdown()
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()

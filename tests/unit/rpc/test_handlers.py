@@ -20,6 +20,8 @@ from csi_driver.rpc import handlers
 from csi_driver.rpc._generated import csi_pb2 as pb
 from csi_driver.rpc._generated import csi_pb2_grpc
 from csi_driver.rpc.handlers import CAVEAT, Gate, Readiness, rpc
+from csi_driver.rpc.threads import Threads
+from csi_driver.rpc.unary import UnaryServer
 
 Code = grpc.StatusCode
 
@@ -66,16 +68,17 @@ class Held:
 
 @contextlib.contextmanager
 def serving(servicer: Servicer, path: Path) -> Iterator[csi_pb2_grpc.ControllerStub]:
-    with ThreadPoolExecutor() as threads:
-        server = grpc.server(threads)
-        csi_pb2_grpc.add_ControllerServicer_to_server(servicer, server)
-        server.add_insecure_port(f"unix:{path}")
-        server.start()
-        try:
-            with grpc.insecure_channel(f"unix:{path}") as channel:
-                yield csi_pb2_grpc.ControllerStub(channel)
-        finally:
-            server.stop(None)
+    threads = Threads(32, "rpc")
+    server = UnaryServer(threads)
+    csi_pb2_grpc.add_ControllerServicer_to_server(servicer, server)
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"unix:{path}") as channel:
+            yield csi_pb2_grpc.ControllerStub(channel)
+    finally:
+        assert server.stop(WAIT)
+        threads.shutdown()
 
 
 def raising(error: BaseException) -> Work:
