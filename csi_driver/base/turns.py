@@ -87,26 +87,28 @@ class Turns(Executor):
     def __init__(self, limit: int, name: str) -> None:
         self._lock = threading.Lock()
         self._free = limit
-        self._waiting: deque[Submitted] = deque()
+        self._waiting: deque[_Submitted] = deque()
         # Its threads start when they are needed: never, while callers lend theirs.
         self._pool = ThreadPoolExecutor(limit, name)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run ``fn`` when it has its turn: now, on this thread, if it is lent."""
-        call = Submitted(fn, args, kwargs)
         with self._lock:
             has_turn = self._free > 0
             if has_turn:
                 self._free -= 1
             else:
-                self._waiting.append(call)
-        if has_turn and _thread.lent:
-            _thread.lent = False  # what the work itself may start is another's turn
-            call.run_unseen()
-            self._pass_on()
-        elif has_turn:
+                self._waiting.append(waiting := _Submitted(fn, args, kwargs))
+        if not has_turn:
+            return waiting.future
+        if not _thread.lent:
+            call = _Submitted(fn, args, kwargs)
             self._to_pool(call)
-        return call.future
+            return call.future
+        _thread.lent = False  # what the work itself may start is another's turn
+        ended = _ended(fn, args, kwargs)
+        self._pass_on()
+        return ended
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See :meth:`concurrent.futures.Executor.shutdown`."""
@@ -117,14 +119,14 @@ class Turns(Executor):
                 call.future.cancel()
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
-    def _to_pool(self, call: Submitted) -> None:
+    def _to_pool(self, call: _Submitted) -> None:
         try:
             self._pool.submit(self._run, call)
         except RuntimeError as error:  # the pool is shut down
             call.future.set_exception(error)
             self._pass_on()
 
-    def _run(self, call: Submitted | None) -> None:
+    def _run(self, call: _Submitted | None) -> None:
         """Run calls as long as some wait; on a thread of the pool."""
         while call is not None:
             call.run()
@@ -135,7 +137,7 @@ class Turns(Executor):
         if call is not None:
             self._to_pool(call)
 
-    def _next(self) -> Submitted | None:
+    def _next(self) -> _Submitted | None:
         """Give the turn that has ended to the next in the queue."""
         with self._lock:
             if self._waiting:
@@ -144,7 +146,27 @@ class Turns(Executor):
             return None
 
 
-class Submitted:
+_NOTHING: Future[Any] = Future()
+"""The outcome of work that ended with nothing to say; nobody can change it any more."""
+_NOTHING.set_result(None)
+
+
+def _ended(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+    """Call it on this thread; its outcome."""
+    try:
+        result = fn(*args, **kwargs)
+    except BaseException as error:  # every outcome belongs to whoever waits
+        failed: Future[Any] = Future()
+        failed.set_exception(error)
+        return failed
+    if result is None:
+        return _NOTHING
+    done: Future[Any] = Future()
+    done.set_result(result)
+    return done
+
+
+class _Submitted:
     """What an executor was given to call, and the future of it."""
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
@@ -155,11 +177,8 @@ class Submitted:
 
     def run(self) -> None:
         """Call it on this thread, unless the future was cancelled."""
-        if self.future.set_running_or_notify_cancel():
-            self.run_unseen()
-
-    def run_unseen(self) -> None:
-        """Call it on this thread, when nobody has the future yet who could cancel it."""
+        if not self.future.set_running_or_notify_cancel():
+            return
         try:
             result = self._fn(*self._args, **self._kwargs)
         except BaseException as error:  # every outcome belongs to whoever waits

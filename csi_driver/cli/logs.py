@@ -59,13 +59,41 @@ class MaskingFormatter(logging.Formatter):
         return masked
 
 
+_WORDS = (
+    "pass",
+    "pswd",
+    "secret",
+    "token",
+    "key",
+    "kek",
+    "credential",
+    "cookie",
+    "fsid",
+    "suffix",
+    "drive",
+)
+"""Of these some stands in every name that OpenStack masks what follows, in lower case."""
+
+
 @functools.cache
 def _masking_of_patterns() -> Callable[[str], str]:
     # Late: the first line of the log shall not wait for it.
     from oslo_utils import strutils
 
-    found: Callable[[str], str] = strutils.mask_password
-    return found
+    mask: Callable[[str], str] = strutils.mask_password
+    # A version that has other names is asked about every line.
+    names = getattr(strutils, "_SANITIZE_KEYS", ("",))
+    if not all(any(word in name for word in _WORDS) for name in names):
+        return mask
+
+    def mask_if_named(text: str) -> str:
+        lower = text.lower()
+        for word in _WORDS:
+            if word in lower:
+                return mask(text)
+        return text
+
+    return mask_if_named
 
 
 def configure(level: LogLevel) -> None:

@@ -231,7 +231,8 @@ def take_over(versioned_object: Any, update: Mapping[str, Any] | None) -> None:
     for name in ("metadata", "admin_metadata"):
         if changes.get(name):
             changes[name] = {**getattr(versioned_object, name), **changes[name]}
-    versioned_object.update(changes)
+    if changes:
+        versioned_object.update(changes)
     if changes or _is_touched(versioned_object):
         versioned_object.save()
 

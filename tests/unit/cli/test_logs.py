@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from oslo_utils import strutils
 
 from csi_driver.base.masking import MASK
+from csi_driver.cli import logs
 
 SECRET = "log-secret-hunter2"
 PROLOGUE = f"""
@@ -59,3 +61,36 @@ def test_a_thread_that_ends_itself_is_no_event():
 
 def test_other_libraries_do_not_log_their_details():
     assert logged("logging.getLogger('urllib3').debug('headers')") == ""
+
+
+@pytest.mark.parametrize("name", strutils._SANITIZE_KEYS)
+def test_whatever_openstack_masks_is_masked(name: str):
+    mask = logs._masking_of_patterns()
+    for text in (f"--{name} hunter2", f"{name.upper()}=hunter2", f"{{'{name}': 'hunter2'}}"):
+        assert mask(text) == strutils.mask_password(text)
+        assert "hunter2" not in mask(text)
+
+
+@pytest.fixture
+def anew():
+    logs._masking_of_patterns.cache_clear()
+    yield
+    logs._masking_of_patterns.cache_clear()
+
+
+def test_only_a_line_with_such_a_name_is_looked_at_by_openstack(monkeypatch, anew):
+    asked: list[str] = []
+    monkeypatch.setattr(strutils, "mask_password", lambda text: asked.append(text) or text)
+    mask = logs._masking_of_patterns()
+    lines = ["#1 CreateVolume name='pvc-1' 3.1 ms OK", "the Password is gone"]
+    assert [mask(line) for line in lines] == lines
+    assert asked == lines[1:]
+
+
+@pytest.mark.parametrize("names", [["password", "nip"], None])
+def test_names_that_nobody_knew_let_openstack_look_at_every_line(monkeypatch, anew, names):
+    if names is None:
+        monkeypatch.delattr(strutils, "_SANITIZE_KEYS")
+    else:
+        monkeypatch.setattr(strutils, "_SANITIZE_KEYS", names)
+    assert logs._masking_of_patterns() is strutils.mask_password
