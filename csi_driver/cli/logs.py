@@ -70,7 +70,7 @@ _WORDS = (
     "cookie",
     "fsid",
     "suffix",
-    "drive",
+    "configdrive",
 )
 """Of these some stands in every name that OpenStack masks what follows, in lower case."""
 

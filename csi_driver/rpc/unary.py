@@ -170,7 +170,7 @@ class UnaryServer:
         self._owed += 1
 
     def _serve(self) -> None:
-        while not self._ended.is_set():
+        while not self._destroyed:
             event = self._queue.poll()
             try:
                 if isinstance(event.tag, str):

@@ -82,7 +82,8 @@ def test_only_a_line_with_such_a_name_is_looked_at_by_openstack(monkeypatch, ane
     asked: list[str] = []
     monkeypatch.setattr(strutils, "mask_password", lambda text: asked.append(text) or text)
     mask = logs._masking_of_patterns()
-    lines = ["#1 CreateVolume name='pvc-1' 3.1 ms OK", "the Password is gone"]
+    head = "2026-01-01T00:00:00.000Z INFO csi_driver.rpc:"
+    lines = [f"{head} #1 CreateVolume name='pvc-1' 3.1 ms OK", f"{head} the Password is gone"]
     assert [mask(line) for line in lines] == lines
     assert asked == lines[1:]
 
