@@ -57,7 +57,9 @@ def main() -> None:
         described = machine.describe(Path(directory))
     print(*described.lines(), sep="\n", flush=True)
     measured, complete = [], True
+    meanwhile = machine.Meanwhile()
     for name in given.only or MEASURES:
+        meanwhile.look()
         try:
             for figure in MEASURES[name]():
                 print(figures.line(figure), flush=True)
@@ -65,18 +67,20 @@ def main() -> None:
         except NotMeasured as error:
             print(f"not measured: {name}: {error}", flush=True)
             complete = False
+    meanwhile.look()
+    print(meanwhile.line())
     missed = sum(not figure.passed for figure in measured)
     print(f"{len(measured)} figures, {missed} of them beyond their bound")
     if given.write and not complete:
         sys.exit("make bench: a part was not measured, so the document keeps its table")
     if given.write:
-        _write(described, measured)
+        _write([*described.lines(), meanwhile.line()], measured)
 
 
-def _write(described: machine.Machine, measured: Sequence[Figure]) -> None:
+def _write(machine_lines: Sequence[str], measured: Sequence[Figure]) -> None:
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    facts = [f"- {line}" for line in described.lines()]
+    facts = [f"- {line}" for line in machine_lines]
     facts.append(f"- measured on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}")
     content = "\n".join([*facts, "", figures.table(measured), ""])
     PAGE.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}")

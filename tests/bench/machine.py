@@ -14,6 +14,9 @@ from pathlib import Path
 FLUSHES = 50
 IDLE_SECONDS = 2.0
 
+# Columns of the processors' line in /proc/stat, see proc_stat(5).
+_IDLE, _WAITING, _STOLEN = 3, 4, 7
+
 _PACKAGES = ("cinder", "grpcio", "SQLAlchemy")
 
 
@@ -25,7 +28,7 @@ class Machine:
     machine every figure is worse.  ``flush_ms`` is the median time of a 4 KiB append
     with fsync on the filesystem that holds the state.
     ``loop_ms`` is the least time of a million additions: interpreters of one version differ
-    by half and more, by how they were built.
+    by half and more, by how they were built.  :class:`Meanwhile` tells how that goes on.
     """
 
     processors: str
@@ -48,6 +51,31 @@ class Machine:
             self.software,
             f"idle before the run: {self.idle_percent:.0f} %",
         ]
+
+
+class Meanwhile:
+    """What others did to the machine while it was measured.
+
+    On a virtual machine the processors, their caches and their clock are shared with others
+    whom nothing here can see: CPU times grow with them, by half at times.
+    """
+
+    def __init__(self) -> None:
+        self._before = _processor_times()
+        self._loops: list[float] = []
+
+    def look(self) -> None:
+        """Time the loop once more; between two parts of the measurement and after the last."""
+        self._loops.append(_loop_ms())
+
+    def line(self) -> str:
+        """One fact, for the end."""
+        spent = _spent_since(self._before)
+        stolen = 100 * spent[_STOLEN] / sum(spent)
+        return (
+            f"during the run {stolen:.1f} % of the CPU time was stolen by the host, and a million"
+            f" additions took {min(self._loops):.0f} to {max(self._loops):.0f} ms"
+        )
 
 
 def describe(directory: Path) -> Machine:
@@ -103,8 +131,12 @@ def _loop_ms() -> float:
 def _idle_percent() -> float:
     before = _processor_times()
     time.sleep(IDLE_SECONDS)
-    spent = [later - earlier for earlier, later in zip(before, _processor_times(), strict=True)]
-    return 100 * (spent[3] + spent[4]) / sum(spent)  # idle and iowait, proc_stat(5)
+    spent = _spent_since(before)
+    return 100 * (spent[_IDLE] + spent[_WAITING]) / sum(spent)
+
+
+def _spent_since(before: list[int]) -> list[int]:
+    return [later - earlier for earlier, later in zip(before, _processor_times(), strict=True)]
 
 
 def _processor_times() -> list[int]:
