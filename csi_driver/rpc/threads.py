@@ -60,7 +60,8 @@ class Threads:
     def _start(self, call: Call) -> bool:
         """Make a thread for a call; False where the system allows no more than there are."""
         name = f"{self._name}_{len(self._threads)}"
-        thread = threading.Thread(target=self._work, args=(call,), name=name, daemon=True)
+        # In a list, out of which it is taken: a thread keeps its arguments as long as it lives.
+        thread = threading.Thread(target=self._work, args=([call],), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError:
@@ -70,8 +71,9 @@ class Threads:
         self._threads.append(thread)
         return True
 
-    def _work(self, call: Call | None) -> None:
+    def _work(self, first: list[Call]) -> None:
         seat = _Seat()
+        call: Call | None = first.pop()
         while call is not None:
             try:
                 call()

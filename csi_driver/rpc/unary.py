@@ -9,12 +9,13 @@ thread reads the request and only then wakes a thread, with all that the call ne
 
 ``cygrpc`` is no public module of grpcio, so ``pyproject.toml`` names the releases with
 which this was tested.  What is used of it, ``grpc/_server.py`` uses in the same way: look
-there when a release changes it.  With ``grpc.server`` in its place everything works too,
-but for methods that are :func:`at_once`.
+there when a release changes it.  With ``grpc.server`` and a pool of Python's in the place of
+this server and its threads everything works too, only slower.
 """
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,7 +94,10 @@ class UnaryServer:
         """Serve the methods of a service.
 
         :raises ValueError: one is not unary.
+        :raises RuntimeError: the server was started, and gRPC's core would end the process.
         """
+        if self._started:
+            raise RuntimeError(f"{service} comes too late: the server was started")
         for name, handler in handlers.items():
             path = f"/{service}/{name}"
             if handler.request_streaming or handler.response_streaming:
@@ -118,9 +122,14 @@ class UnaryServer:
             raise RuntimeError(f"gRPC cannot listen on {address}")
 
     def start(self) -> None:
-        """Serve, on a thread of its own, until :meth:`stop`."""
-        self._server.start()
+        """Serve, on a thread of its own, until :meth:`stop`.
+
+        :raises RuntimeError: it was stopped before.
+        """
         with self._lock:
+            if self._stopping:
+                raise RuntimeError("A server that was stopped does not start")
+            self._server.start()
             self._started = True
             for path in self._methods:
                 self._ask_for_call(path)
@@ -133,10 +142,10 @@ class UnaryServer:
         :returns: whether all have ended, at the latest ``seconds`` later.
         """
         with self._lock:
+            stopped, self._stopping = self._stopping, True
             if not self._started:
                 return True
-            if not self._stopping:
-                self._stopping = True
+            if not stopped:
                 self._owed += 1
                 self._server.shutdown(self._queue, self._take_end)
         if self._ended.wait(seconds):
@@ -177,7 +186,7 @@ class UnaryServer:
                     self._take_call(event)
                 else:
                     event.tag(event)
-            except Exception:  # one call must not end the others
+            except BaseException:  # one call must not end the others
                 LOG.exception("gRPC's serving thread failed at one event and goes on")
             if self._stopping:
                 self._end_if_over()
@@ -283,7 +292,12 @@ class _Call:
         self._details = details
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        """End the call with an error."""
+        """End the call with an error.
+
+        :raises ValueError: OK is none.
+        """
+        if code is grpc.StatusCode.OK:
+            raise ValueError("A call is not aborted with OK")
         raise _Aborted(code, details)
 
     # -- for the server ----------------------------------------------------------
@@ -303,10 +317,17 @@ class _Call:
         )
 
     def run(self) -> None:
-        """Answer the call."""
+        """Answer the call, unless its caller has gone: nothing is begun for him."""
+        if self.is_active():
+            # What a driver sets for its thread is nothing to the thread's next call.
+            contextvars.Context().run(self._run)
+
+    def _run(self) -> None:
         method = self._method
+        raw, self._request = self._request, None
         try:
-            request = None if self._request is None else method.read(self._request)
+            request = None if raw is None else method.read(raw)
+            del raw  # as large as the request, and with the same secrets
             answer = method.write(method.answer(request, self))
             self._answer(
                 cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),
@@ -324,10 +345,12 @@ class _Call:
 
     def refuse(self, code: grpc.StatusCode, details: str) -> None:
         """Answer the call with an error."""
-        self._answer(
-            cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),
-            _status(code, details, self._trailing),
-        )
+        begin = cygrpc.SendInitialMetadataOperation((), _NO_FLAGS)
+        try:
+            self._answer(begin, _status(code, details, self._trailing))
+        except Exception:  # what the handler said is no text
+            LOG.exception("A call ended with what cannot be sent")
+            self._answer(begin, _status(grpc.StatusCode.INTERNAL, "See the plugin's log"))
 
     def _answer(self, *operations: Any) -> None:
         with self._lock:
@@ -366,7 +389,7 @@ class _Call:
         for callback in callbacks:
             try:
                 callback()
-            except Exception:  # it is nothing to the other calls
+            except BaseException:  # it is nothing to the other calls
                 LOG.exception("What was to be done at the end of a call failed")
 
 

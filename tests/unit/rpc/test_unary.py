@@ -6,9 +6,12 @@ CSI is between.
 
 from __future__ import annotations
 
+import decimal
 import logging
 import random
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +164,27 @@ def test_many_calls_at_once_get_each_its_own_answer(serve):
         assert list(answers) == requests
 
 
+def test_nothing_is_kept_of_a_call_nor_of_what_it_set_for_its_thread(serve):
+    calls: list[weakref.ref[Any]] = []
+
+    def answer(request: bytes, context: Any) -> bytes:
+        calls.append(weakref.ref(context))
+        before = decimal.getcontext().prec
+        decimal.getcontext().prec = 3
+        return str(before).encode()
+
+    serving = serve(answer)
+    with ThreadPoolExecutor(8) as pool:
+        answers = set(pool.map(lambda _: serving.do(b"", timeout=WAIT), range(64)))
+    assert answers == {str(decimal.DefaultContext.prec).encode()}
+    serving.channel.close()
+    assert serving.server.stop(WAIT)
+    while len(serving.threads._idle) < len(serving.threads._threads):
+        assert all(thread.is_alive() for thread in serving.threads._threads)
+    assert len(calls) == 64
+    assert [call() for call in calls if call() is not None] == []
+
+
 # -- calls that end with an error ------------------------------------------------
 
 
@@ -185,6 +209,27 @@ def test_a_handler_that_aborts_says_how_the_call_ends_and_what_comes_with_it(ser
     assert error.value.code() is Code.NOT_FOUND
     assert error.value.details() == "no café\n100 %"
     assert dict(error.value.trailing_metadata())["told"] == "besides"
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "trailing", "expected"),
+    [
+        (Code.OK, "", (), Code.INTERNAL),
+        (Code.NOT_FOUND, None, (), Code.INTERNAL),
+        (Code.NOT_FOUND, b"bytes", (), Code.INTERNAL),
+        (5, "a number", (), Code.INTERNAL),
+        (Code.NOT_FOUND, "details", (("Upper", "case"),), Code.INTERNAL),
+    ],
+)
+def test_an_error_that_cannot_be_sent_ends_the_call_too(serve, code, details, trailing, expected):
+    def answer(request: bytes, context: Any) -> bytes:
+        context.set_trailing_metadata(trailing)
+        context.abort(code, details)
+        raise AssertionError
+
+    serving = serve(answer)
+    assert serving.status()[0] is expected
+    assert serving.status()[0] is expected
 
 
 @pytest.mark.parametrize("error", [RuntimeError("hunter2"), SystemExit("hunter2")])
@@ -285,12 +330,36 @@ def test_a_caller_that_goes_before_it_sent_its_request_is_forgotten(serve):
     assert serving.server.stop(WAIT)  # which waits for what is left of calls
 
 
+def test_nothing_is_begun_for_a_caller_that_went_while_it_waited_for_a_thread(serve):
+    held = Held()
+    begun: list[bytes] = []
+
+    def answer(request: bytes, context: Any) -> bytes:
+        begun.append(request)
+        return held(request, context) if request == b"first" else b""
+
+    serving = serve(answer, Threads(1, "rpc"))
+    first = serving.do.future(b"first", timeout=WAIT)
+    assert held.began.wait(WAIT)
+    gone = serving.do.future(b"gone")
+    while not serving.threads._waiting:
+        assert not gone.done()
+    gone.cancel()
+    while len(serving.server._calls) > 1:
+        assert gone.cancelled()
+    held.go_on.set()
+    assert first.result() == b"late"
+    assert serving.status(b"next")[0] is Code.OK
+    assert begun == [b"first", b"next"]
+
+
 def test_what_is_to_be_done_at_the_end_of_a_call_is_done_after_an_answer_too(serve, caplog):
     over: list[threading.Event] = []
 
     def answer(request: bytes, context: Any) -> bytes:
         over.append(threading.Event())
         assert context.add_callback(lambda: 1 // 0)
+        assert context.add_callback(sys.exit)
         assert context.add_callback(over[-1].set)
         return b""
 
@@ -333,8 +402,16 @@ def test_stopping_cancels_what_takes_longer(serve):
     held.go_on.set()  # its answer goes nowhere
 
 
-def test_a_server_that_was_not_started_is_stopped():
-    assert UnaryServer(Threads(1, "rpc")).stop(WAIT)
+def test_a_server_that_was_not_started_is_stopped_and_does_not_start_then():
+    server = UnaryServer(Threads(1, "rpc"))
+    assert server.stop(WAIT)
+    with pytest.raises(RuntimeError, match="stopped"):
+        server.start()
+
+
+def test_a_service_that_comes_after_the_start_is_refused(serve):
+    with pytest.raises(RuntimeError, match="comes too late"):
+        serve(echo).server.add_registered_method_handlers("late.Service", {})
 
 
 def test_a_method_that_streams_is_not_taken():
