@@ -1,8 +1,8 @@
 """A bare grpcio server of the calls that are measured: constant answers, nothing behind.
 
-It shows what gRPC on an event loop costs on this machine, below which no driver in
-Python can be.  Started by ``processes.bare`` with the arguments of ``cinder-csi serve``,
-of which it reads the endpoint only.
+It shows what grpcio's own server on an event loop costs on this machine.  Started by
+``processes.bare`` with the arguments of ``cinder-csi serve``, of which it reads the
+endpoint only.
 """
 
 from __future__ import annotations
