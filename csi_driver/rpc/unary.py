@@ -3,9 +3,9 @@
 Used by ``rpc.server`` in the place of ``grpc.server``, whose part in Python it is: transport,
 protocol, deadlines and cancellation are gRPC's core as before.  All calls of CSI are unary,
 and what ``grpc.server`` does for any kind of call is an eighth of the CPU of a CreateVolume
-with its DeleteVolume: its worker thread first waits for the request, which the serving
-thread has to hand to it, and three locks are taken for what one does.  Here the serving
-thread reads the request and only then wakes a thread, with all that the call needs.
+with its DeleteVolume: it wakes a thread, which then waits for the request until the serving
+thread hands it over, and makes futures and conditions on the way.  Here the serving thread
+reads the request and only then wakes a thread, with all that the call needs.
 
 ``cygrpc`` is no public module of grpcio, so ``pyproject.toml`` names the releases with
 which this was tested.  What is used of it, ``grpc/_server.py`` uses in the same way: look
@@ -246,7 +246,6 @@ class _Call:
 
     ``_lock`` protects everything below it, and gRPC's sending, which must not begin once the
     call is over.
-
     """
 
     def __init__(self, server: UnaryServer, call: Any, method: _Method) -> None:
