@@ -146,9 +146,15 @@ class Turns(Executor):
             return None
 
 
-_NOTHING: Future[Any] = Future()
+def done(result: T) -> Future[T]:
+    """A future that has its result already."""
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+_NOTHING = done(None)
 """The outcome of work that ended with nothing to say; nobody can change it any more."""
-_NOTHING.set_result(None)
 
 
 def _ended(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
@@ -159,11 +165,7 @@ def _ended(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         failed: Future[Any] = Future()
         failed.set_exception(error)
         return failed
-    if result is None:
-        return _NOTHING
-    done: Future[Any] = Future()
-    done.set_result(result)
-    return done
+    return _NOTHING if result is None else done(result)
 
 
 class _Submitted:

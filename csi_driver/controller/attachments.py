@@ -15,6 +15,7 @@ import msgspec
 
 from csi_driver.base.inflight import Running
 from csi_driver.base.publish_context import PublishContextTooLarge, seal
+from csi_driver.base.turns import done
 from csi_driver.base.values import (
     GIB,
     AccessMode,
@@ -38,7 +39,6 @@ from csi_driver.controller.backends import (
 )
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.values import PublishVolume
-from csi_driver.controller.volumes import done
 
 _UNPUBLISH = "ControllerUnpublishVolume"
 _RESUME = "removal of an unfinished attachment"

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from csi_driver.base.errors import InvalidRequest
+from csi_driver.base.turns import done
 from csi_driver.base.values import GIB, Topology, VolumeCapability
 from csi_driver.cinderlib.persistence.records import (
     ConnectionRecord,
@@ -23,7 +24,7 @@ from csi_driver.controller import capabilities, errors, parameters
 from csi_driver.controller.backends import ControllerBackend
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.values import Capacity, Page, VolumeAnswer
-from csi_driver.controller.volumes import done, refuse_unreachable
+from csi_driver.controller.volumes import refuse_unreachable
 
 R = TypeVar("R", VolumeRecord, SnapshotRecord)
 

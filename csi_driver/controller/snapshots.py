@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import msgspec
 
 from csi_driver.base.inflight import Running
+from csi_driver.base.turns import done
 from csi_driver.cinderlib.persistence.records import Phase, SnapshotRecord, VolumeRecord
 from csi_driver.controller import attempts, copies, errors, ids, parameters, pending
 from csi_driver.controller.backends import (
@@ -14,7 +15,6 @@ from csi_driver.controller.backends import (
 )
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.values import CreateSnapshot
-from csi_driver.controller.volumes import done
 
 KIND = "snapshot"
 

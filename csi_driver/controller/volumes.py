@@ -8,12 +8,13 @@ the RPC that waits for them; a retry joins the running call.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from csi_driver.base.errors import CinderCSIError, InvalidRequest
 from csi_driver.base.inflight import Running
+from csi_driver.base.turns import done
 from csi_driver.base.values import GIB, Topology
 from csi_driver.cinderlib.failures import FailureKind
 from csi_driver.cinderlib.persistence.records import (
@@ -43,8 +44,6 @@ from csi_driver.controller.backends import (
 from csi_driver.controller.context import ControllerContext
 from csi_driver.controller.sources import find_source, pool_of, source_ids
 from csi_driver.controller.values import CreateVolume, ExpandVolume, VolumeAnswer
-
-T = TypeVar("T")
 
 KIND = "volume"
 
@@ -346,10 +345,3 @@ def answer(context: ControllerContext, record: VolumeRecord) -> VolumeAnswer:
     """A volume as CSI tells it, without its published nodes."""
     backend = context.backends.of_record(record.backend)
     return VolumeAnswer(volume=record, accessible_from=backend.accessible_from())
-
-
-def done(result: T) -> Future[T]:
-    """A future that has its result already."""
-    future: Future[T] = Future()
-    future.set_result(result)
-    return future
